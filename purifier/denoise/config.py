@@ -1,0 +1,87 @@
+"""Settings of the reverse process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from purifier.errors import InvalidSetting
+
+Remasking = Literal["low_confidence", "random", "margin", "entropy"]
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How an answer is denoised.
+
+    The defaults are those of DiSP's purification script: 32 tokens in one block, one token a
+    denoising step, no temperature, no guidance, low-confidence remasking, stop at the end of
+    the turn.
+
+    Attributes:
+        gen_length: Response length in tokens before the stop sequence is cut off.
+        block_length: Tokens denoised together, left to right; divides `gen_length`. None: all.
+        steps: Denoising steps over all blocks; divisible by their number. None: one a token.
+        temperature: Gumbel temperature of the token choice; 0 takes the most likely token.
+        guidance_scale: Classifier-free guidance against a prompt of masks; 0 is off.
+        remasking: Which positions are committed at a step: the ones with the largest
+            probability of the chosen token (`low_confidence`), lead over the second token
+            (`margin`), negative entropy (`entropy`), or any (`random`).
+        stop: Stop sequences; the answer ends before the first one.
+        suffix: Text fixed behind the response and seen from the first step.
+        seed: Seed of temperature and random remasking.
+    """
+
+    gen_length: int = 32
+    block_length: int | None = None
+    steps: int | None = None
+    temperature: float = 0.0
+    guidance_scale: float = 0.0
+    remasking: Remasking = "low_confidence"
+    stop: tuple[str, ...] = ("<|eot_id|>",)
+    suffix: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.gen_length <= 4096:
+            raise InvalidSetting("gen_length must be between 1 and 4096.", param="gen_length")
+        block = self.block
+        if not 1 <= block <= self.gen_length or self.gen_length % block:
+            raise InvalidSetting(
+                f"block_length must divide gen_length ({self.gen_length}).", param="block_length"
+            )
+        if self.n_steps < self.n_blocks or self.n_steps % self.n_blocks:
+            raise InvalidSetting(
+                f"steps must be a multiple of the number of blocks ({self.n_blocks}).",
+                param="steps",
+            )
+        if self.n_steps > 4096:
+            raise InvalidSetting("steps must be at most 4096.", param="steps")
+        if not 0.0 <= self.temperature <= 10.0:
+            raise InvalidSetting("temperature must be between 0 and 10.", param="temperature")
+        if not 0.0 <= self.guidance_scale <= 50.0:
+            raise InvalidSetting("guidance_scale must be between 0 and 50.", param="guidance_scale")
+        if self.remasking not in get_args(Remasking):
+            raise InvalidSetting(
+                f"remasking must be one of {', '.join(get_args(Remasking))}.", param="remasking"
+            )
+        if any(not text for text in self.stop):
+            raise InvalidSetting("A stop sequence must not be empty.", param="stop")
+
+    @property
+    def block(self) -> int:
+        """Block length in tokens."""
+        return self.gen_length if self.block_length is None else self.block_length
+
+    @property
+    def n_blocks(self) -> int:
+        return self.gen_length // self.block
+
+    @property
+    def n_steps(self) -> int:
+        """Denoising steps over all blocks."""
+        return self.gen_length if self.steps is None else self.steps
+
+    @property
+    def steps_per_block(self) -> int:
+        return self.n_steps // self.n_blocks

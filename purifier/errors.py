@@ -1,0 +1,43 @@
+"""Every error the defence raises, in one tree.
+
+    PurifierError
+    |-- CheckpointError      a model folder is refused or damaged
+    |-- InvalidSetting       a generation, masking or training setting is out of range
+    |-- InvalidPrompt        the messages or images cannot be turned into a prompt
+    `-- DataError            a data set row or file cannot be used
+
+Messages are written for the person who sent the input: they name the field and the
+remedy, and never contain the text of a foreign exception.
+"""
+
+from __future__ import annotations
+
+
+class PurifierError(Exception):
+    """Base of all errors raised by `purifier`.
+
+    Attributes:
+        message: What is wrong and what to do about it; safe to show to a client.
+        param: Name of the setting or field at fault, if there is one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class CheckpointError(PurifierError):
+    """A model folder is refused, incomplete or damaged."""
+
+
+class InvalidSetting(PurifierError):
+    """A setting is unknown or out of range."""
+
+
+class InvalidPrompt(PurifierError):
+    """The messages or images cannot be turned into a prompt."""
+
+
+class DataError(PurifierError):
+    """A data set row or file cannot be used."""
