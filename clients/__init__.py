@@ -1,0 +1,1 @@
+"""People and programs that use the service: SDK and command line."""
