@@ -1,0 +1,192 @@
+"""LLaDA-V's configuration: the published `config.json` keys, checked and typed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import LlamaConfig, SiglipVisionConfig
+
+from purifier.errors import CheckpointError
+
+_SIGLIP2_SO400M = {
+    "image_size": 384,
+    "patch_size": 14,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+}
+"""The tower named by the published checkpoint; its last layer is dropped on load."""
+
+_MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
+_ANYRES_MAX = re.compile(r"anyres_max_(\d+)")
+_GRID_RANGE = re.compile(r"\((\d+)x(\d+)\),\.\.\.,\((\d+)x(\d+)\)")
+
+
+@dataclass(frozen=True)
+class LladaVConfig:
+    """What the family needs to know of a checkpoint.
+
+    Attributes:
+        text: The language model, a Llama without causal mask.
+        vision: The SigLIP tower as it is run: last layer and pooling head dropped.
+        vision_folder: The tower's folder inside the checkpoint, where it has one.
+        merge_type: `flat`, `spatial` or `spatial_unpad`.
+        aspect_ratio: `square`, `pad`, `anyres` or `anyres_max_N`.
+        pinpoints: Candidate resolutions (width, height) of the tiled image, in pixels.
+        max_length: Longest prompt, images expanded.
+    """
+
+    text: LlamaConfig
+    vision: SiglipVisionConfig
+    vision_folder: str | None
+    merge_type: str
+    aspect_ratio: str
+    pinpoints: tuple[tuple[int, int], ...]
+    max_length: int
+
+    @property
+    def patches_per_side(self) -> int:
+        return int(self.vision.image_size // self.vision.patch_size)
+
+    @property
+    def max_tiles(self) -> int | None:
+        """N of `anyres_max_N`; None where the tile grid is never shrunk."""
+        match = _ANYRES_MAX.fullmatch(self.aspect_ratio)
+        return int(match[1]) if match else None
+
+
+def read_config(path: Path) -> LladaVConfig:
+    """Reads `config.json` of a checkpoint folder.
+
+    Raises:
+        CheckpointError: If a key is missing or names something this family does not have.
+    """
+    raw = json.loads((path / "config.json").read_text())
+    tower = _required(raw, "mm_vision_tower", str)
+    folder = tower if _is_subfolder(path, tower) else None
+    vision = _vision_config(path, tower, folder)
+    if raw.get("mm_projector_type", "mlp2x_gelu") != "mlp2x_gelu":
+        raise CheckpointError("config.json: only mm_projector_type mlp2x_gelu is supported.")
+    merge = raw.get("mm_patch_merge_type", "flat")
+    if merge not in _MERGE_TYPES:
+        raise CheckpointError(
+            f"config.json: mm_patch_merge_type must be one of {', '.join(_MERGE_TYPES)}."
+        )
+    aspect = raw.get("image_aspect_ratio") or "square"
+    if aspect not in ("square", "pad", "anyres") and not _ANYRES_MAX.fullmatch(aspect):
+        raise CheckpointError(
+            "config.json: image_aspect_ratio must be square, pad, anyres or anyres_max_N."
+        )
+    return LladaVConfig(
+        text=_text_config(raw),
+        vision=vision,
+        vision_folder=folder,
+        merge_type=merge,
+        aspect_ratio=aspect,
+        pinpoints=_pinpoints(raw.get("image_grid_pinpoints"), vision.image_size, aspect),
+        max_length=int(raw.get("tokenizer_model_max_length") or raw["max_position_embeddings"]),
+    )
+
+
+def _required(raw: Mapping[str, Any], key: str, kind: type) -> Any:
+    if not isinstance(raw.get(key), kind):
+        raise CheckpointError(f"config.json: {key} is missing or not of the expected type.")
+    return raw[key]
+
+
+def _text_config(raw: Mapping[str, Any]) -> LlamaConfig:
+    numbers = {
+        key: _required(raw, key, int)
+        for key in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+        )
+    }
+    if raw.get("rope_scaling") is not None:
+        raise CheckpointError("config.json: rope_scaling is not supported by this family.")
+    config = LlamaConfig(
+        **numbers,
+        hidden_act=raw.get("hidden_act", "silu"),
+        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-5)),
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": float(raw.get("rope_theta", 500000.0)),
+        },
+        attention_bias=bool(raw.get("attention_bias", False)),
+        tie_word_embeddings=False,
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    # Bidirectional over the whole sequence: a diffusion model has no left-to-right order.
+    config.is_causal = False
+    return config
+
+
+def _is_subfolder(path: Path, tower: str) -> bool:
+    plain_name = bool(re.fullmatch(r"[A-Za-z0-9_.-]+", tower)) and not tower.startswith(".")
+    return plain_name and (path / tower / "config.json").is_file()
+
+
+def _vision_config(path: Path, tower: str, folder: str | None) -> SiglipVisionConfig:
+    if folder is not None:
+        raw = json.loads((path / folder / "config.json").read_text())
+        raw = raw.get("vision_config", raw)
+        sizes = {key: _required(raw, key, int) for key in _SIGLIP2_SO400M}
+    elif "siglip2-so400m-patch14-384" in tower:
+        sizes = dict(_SIGLIP2_SO400M)
+    else:
+        raise CheckpointError(
+            "config.json: mm_vision_tower names neither a folder of this checkpoint nor "
+            "siglip2-so400m-patch14-384."
+        )
+    # The published code deletes the last layer and reads the then last one, whatever
+    # mm_vision_select_layer says.
+    sizes["num_hidden_layers"] -= 1
+    return SiglipVisionConfig(
+        **sizes, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, vision_use_head=False
+    )
+
+
+def _pinpoints(value: Any, tile: int, aspect: str) -> tuple[tuple[int, int], ...]:
+    """The candidate resolutions: a list of pairs, or a string such as "(1x1),...,(6x6)"."""
+    if not aspect.startswith("anyres"):
+        return ()
+    match = _GRID_RANGE.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
+    if match:
+        a, b, c, d = map(int, match.groups())
+        value = [
+            [tile * width, tile * height] for width in range(a, c + 1) for height in range(b, d + 1)
+        ]
+    elif isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            value = None
+    pairs = value if isinstance(value, list) else []
+    if not pairs or not all(_is_resolution(pair, tile) for pair in pairs):
+        raise CheckpointError(
+            f"config.json: image_grid_pinpoints must list [width, height] pairs that are "
+            f"multiples of the tile side ({tile})."
+        )
+    return tuple((int(pair[0]), int(pair[1])) for pair in pairs)
+
+
+def _is_resolution(pair: Any, tile: int) -> bool:
+    return (
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(isinstance(side, int) and side > 0 and side % tile == 0 for side in pair)
+    )

@@ -1,0 +1,250 @@
+"""LLaDA-V: a SigLIP tower, a two-layer projector and LLaDA, a Llama without causal mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import LlamaModel, SiglipVisionModel
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from purifier.errors import CheckpointError, InvalidPrompt
+from purifier.mdlm.base import (
+    IMAGE_PLACEHOLDER,
+    ImageInput,
+    Inputs,
+    Message,
+    Part,
+    Prompt,
+    SpecialTokens,
+    VisualSpan,
+)
+from purifier.mdlm.llada_v.config import LladaVConfig, read_config
+from purifier.mdlm.llada_v.images import image_layout, process_image
+from purifier.mdlm.llada_v.packing import pack
+from purifier.mdlm.llada_v.prompt import ChatTokenizer
+from purifier.mdlm.llada_v.weights import load_weights
+
+_MIN_SIDE = 4
+_MAX_ASPECT = 64.0
+
+
+class LladaVModules(nn.Module):
+    """The weights, all of them in transformers' own modules."""
+
+    def __init__(self, config: LladaVConfig) -> None:
+        super().__init__()
+        width = config.text.hidden_size
+        self.vision_tower = SiglipVisionModel(config.vision)
+        # The published code reads the encoder's output before this norm.
+        self.vision_tower.post_layernorm = nn.Identity()
+        self.mm_projector = nn.Sequential(
+            nn.Linear(config.vision.hidden_size, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.image_newline = nn.Parameter(torch.empty(width))
+        self.language_model = LlamaModel(config.text)
+        self.lm_head = nn.Linear(width, config.text.vocab_size, bias=False)
+
+
+class LladaV:
+    """LLaDA-V behind the `Mdlm` protocol.
+
+    Args:
+        config: The checkpoint's configuration.
+        modules: The weights.
+        tokenizer: None for a model that is only fed ids (reference vectors).
+        tokens: Special tokens; the tokenizer's by default.
+    """
+
+    family = "llada_v"
+
+    def __init__(
+        self,
+        config: LladaVConfig,
+        modules: LladaVModules,
+        tokenizer: ChatTokenizer | None,
+        tokens: SpecialTokens | None = None,
+    ) -> None:
+        if tokenizer is None and tokens is None:
+            raise CheckpointError("A model without tokenizer needs its special tokens by id.")
+        self.config = config
+        self.modules = modules
+        self._tokenizer = tokenizer
+        self.tokens = tokens or self.tokenizer.tokens
+        self.max_length = config.max_length
+        rows = config.text.vocab_size
+        # The published loader cuts the embedding rows down to the tokenizer's vocabulary.
+        self.vocab_size = rows if tokenizer is None else min(rows, len(tokenizer))
+        if tokenizer is not None and len(tokenizer) > rows:
+            raise CheckpointError("tokenizer.json has more tokens than the model has rows.")
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        tokens: SpecialTokens | None = None,
+        drop_first_token_after_image: bool = True,
+    ) -> LladaV:
+        """Loads a checkpoint folder in the published layout.
+
+        Args:
+            path: The folder, already checked by `purifier.mdlm.registry`.
+            device: Where the weights go.
+            dtype: Of weights and activations.
+            tokens: Special tokens by id; then no tokenizer is needed.
+            drop_first_token_after_image: See `ChatTokenizer`.
+
+        Raises:
+            CheckpointError: If configuration, tokenizer and tensors do not fit together.
+        """
+        config = read_config(path)
+        tokenizer = None
+        if tokens is None:
+            tokenizer = ChatTokenizer(
+                path / "tokenizer.json", drop_first_token_after_image=drop_first_token_after_image
+            )
+        with torch.device("meta"):
+            modules = LladaVModules(config)
+        load_weights(modules, path, dtype=dtype)
+        _fill_buffers(modules, config)
+        modules.to(device).eval().requires_grad_(False)
+        return cls(config, modules, tokenizer, tokens)
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        if self._tokenizer is None:
+            raise CheckpointError("This model was loaded without a tokenizer.")
+        return self._tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.modules.image_newline.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.modules.image_newline.dtype
+
+    @property
+    def mask_embedding(self) -> Tensor:
+        return self.modules.language_model.embed_tokens.weight[self.tokens.mask]
+
+    def prepare(self, messages: Sequence[Message]) -> Inputs:
+        ids, images = self.tokenizer.render(messages)
+        inputs = Inputs(
+            ids=torch.tensor(ids),
+            images=tuple(self.prepare_image(image, n_images=len(images)) for image in images),
+        )
+        if inputs.length >= self.max_length:
+            raise InvalidPrompt(
+                f"The prompt has {inputs.length} positions, images included; this model takes "
+                f"{self.max_length - 1} at most. Shorten the text or send fewer images.",
+                param="messages",
+            )
+        return inputs
+
+    def prepare_image(self, image: Image.Image, *, n_images: int = 1) -> ImageInput:
+        width, height = image.size
+        if min(width, height) < _MIN_SIDE:
+            raise InvalidPrompt(
+                f"The image is {width}x{height} pixels; each side must have {_MIN_SIDE} at least."
+            )
+        if max(width, height) > _MAX_ASPECT * min(width, height):
+            raise InvalidPrompt(
+                f"The image is {width}x{height} pixels; the longer side may be {_MAX_ASPECT:.0f} "
+                "times the shorter one at most."
+            )
+        return process_image(image, self.config, n_images=n_images)
+
+    def patch_embeddings(self, image: ImageInput) -> Tensor:
+        pixels = image.pixels.to(self.device, self.dtype)
+        return self.modules.vision_tower.embeddings(pixels)
+
+    def encode_views(self, patches: Tensor) -> Tensor:
+        """Encoder and projector: [views, patches, D_vision] -> [views, patches, D]."""
+        features = self.modules.vision_tower.encoder(inputs_embeds=patches).last_hidden_state
+        return self.modules.mm_projector(features)
+
+    def visual_embeddings(self, image: ImageInput, patches: Tensor | None = None) -> Tensor:
+        features = self.encode_views(self.patch_embeddings(image) if patches is None else patches)
+        layout = image_layout(image.image.size, len(image.views), self.config)
+        return pack(features[None], layout, self.modules.image_newline)[0]
+
+    def assemble(self, inputs: Inputs, visual: Sequence[Tensor]) -> Prompt:
+        pieces: list[Tensor] = []
+        spans: list[VisualSpan] = []
+        start = end = 0
+        ids = inputs.ids.to(self.device)
+        places = (inputs.ids == IMAGE_PLACEHOLDER).nonzero().flatten().tolist()
+        for place, image, embeds in zip(places, inputs.images, visual, strict=True):
+            pieces += [self.token_embeddings(ids[start:place]), embeds]
+            end += place - start
+            spans.append(VisualSpan(end, len(embeds), image.grids))
+            end += len(embeds)
+            start = place + 1
+        pieces.append(self.token_embeddings(ids[start:]))
+        sequence = torch.cat(pieces)
+        is_visual = torch.zeros(len(sequence), dtype=torch.bool, device=self.device)
+        for span in spans:
+            is_visual[span.start : span.start + span.length] = True
+        return Prompt(sequence, is_visual, tuple(spans))
+
+    def embed(self, inputs: Inputs) -> Prompt:
+        return self.assemble(inputs, [self.visual_embeddings(image) for image in inputs.images])
+
+    def token_embeddings(self, ids: Tensor) -> Tensor:
+        return self.modules.language_model.embed_tokens(ids)
+
+    def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+        mask = None
+        if lengths is not None:
+            steps = torch.arange(embeds.shape[1], device=embeds.device)
+            mask = steps[None] < lengths.to(embeds.device)[:, None]
+        hidden = self.modules.language_model(
+            inputs_embeds=embeds, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        index = positions.to(hidden.device)[:, :, None].expand(-1, -1, hidden.shape[-1])
+        weight = self.modules.lm_head.weight[: self.vocab_size]
+        return nn.functional.linear(hidden.gather(1, index), weight).float()
+
+    def encode_text(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def encode_stop(self, text: str) -> list[int]:
+        return self.tokenizer.encode_with_marks(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def trainable(self, parts: Sequence[Part]) -> list[nn.Parameter]:
+        modules = self.modules
+        groups: dict[Part, list[nn.Parameter]] = {
+            "projector": list(modules.mm_projector.parameters()),
+            "vision_tower": list(modules.vision_tower.parameters()),
+            # As in the published code: everything that is neither tower nor projector.
+            "language_model": [
+                *modules.language_model.parameters(),
+                *modules.lm_head.parameters(),
+                modules.image_newline,
+            ],
+        }
+        modules.requires_grad_(False)
+        opened = [parameter for part in parts for parameter in groups[part]]
+        for parameter in opened:
+            parameter.requires_grad_(True)
+        return opened
+
+
+def _fill_buffers(modules: LladaVModules, config: LladaVConfig) -> None:
+    """Makes the buffers that no checkpoint stores: they are still on the meta device."""
+    modules.language_model.rotary_emb = LlamaRotaryEmbedding(config.text)
+    embeddings = modules.vision_tower.embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
+    left = [name for name, tensor in modules.named_buffers() if tensor.is_meta]
+    if left:
+        raise CheckpointError(f"Buffers without a value: {', '.join(left)}.")

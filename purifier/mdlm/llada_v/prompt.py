@@ -1,0 +1,149 @@
+"""LLaDA-V's prompt layout: the chat template, and where images go.
+
+    bos, then for every turn: start_header role end_header "\\n\\n" content eot,
+    then the open assistant header
+
+Text around an image is tokenised piece by piece, as the published code splits a prompt at
+its image marks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from tokenizers import Tokenizer
+
+from purifier.errors import CheckpointError, InvalidPrompt
+from purifier.mdlm.base import IMAGE_PLACEHOLDER, Message, SpecialTokens
+
+SYSTEM_PROMPT = (
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language."
+)
+
+_MARKS = {
+    "mask": "<|mdm_mask|>",
+    "bos": "<|startoftext|>",
+    "eos": "<|endoftext|>",
+    "pad": "<|endoftext|>",
+    "start_header": "<|start_header_id|>",
+    "end_header": "<|end_header_id|>",
+    "eot": "<|eot_id|>",
+}
+
+
+class ChatTokenizer:
+    """A tokenizer that knows the chat layout.
+
+    Text that a user typed never becomes a special token: `<|eot_id|>` inside a question is
+    ten characters of text.
+
+    Args:
+        path: `tokenizer.json`.
+        drop_first_token_after_image: Reproduces the published inference code, which takes the
+            first token behind every image for an automatic start token and drops it (the
+            newline between image and question).
+
+    Raises:
+        CheckpointError: If the file is missing or lacks one of LLaDA's special tokens.
+    """
+
+    def __init__(self, path: Path, *, drop_first_token_after_image: bool = True) -> None:
+        if not path.is_file():
+            raise CheckpointError("The checkpoint has no tokenizer.json.")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception on a bad file
+            raise CheckpointError("tokenizer.json cannot be read.") from error
+        self._tokenizer.encode_special_tokens = True
+        self.drop_first_token_after_image = drop_first_token_after_image
+        ids = {name: self._tokenizer.token_to_id(mark) for name, mark in _MARKS.items()}
+        missing = sorted({_MARKS[name] for name, value in ids.items() if value is None})
+        if missing:
+            raise CheckpointError(f"tokenizer.json lacks the special tokens {', '.join(missing)}.")
+        self.tokens = SpecialTokens(**ids)
+        added = {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
+        self._added = added
+        self._added_pattern = re.compile("|".join(map(re.escape, sorted(added, key=len)[::-1])))
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_with_marks(self, text: str) -> list[int]:
+        """Ids of text whose special tokens are meant as such."""
+        ids: list[int] = []
+        end = 0
+        for match in self._added_pattern.finditer(text):
+            ids += self.encode(text[end : match.start()]) + [self._added[match[0]]]
+            end = match.end()
+        return ids + self.encode(text[end:])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def render(self, messages: Sequence[Message]) -> tuple[list[int], list[Image.Image]]:
+        """Ids of a dialogue with a placeholder for every image, and the images in order."""
+        check_messages(messages)
+        if messages[0].role != "system":
+            messages = [Message("system", (SYSTEM_PROMPT,)), *messages]
+        ids = [self.tokens.bos]
+        images: list[Image.Image] = []
+        for message in messages:
+            ids += self._header(message.role)
+            ids += self._content(message, images)
+            ids.append(self.tokens.eot)
+        return ids + self._header("assistant") + self.encode("\n\n"), images
+
+    def _header(self, role: str) -> list[int]:
+        return [self.tokens.start_header, *self.encode(role), self.tokens.end_header]
+
+    def _content(self, message: Message, images: list[Image.Image]) -> list[int]:
+        ids: list[int] = []
+        text = "\n\n"
+        after_image = False
+        parts = [part.strip() if isinstance(part, str) else part for part in message.content]
+        for number, part in enumerate(parts):
+            if isinstance(part, str):
+                text += "\n" + part if number else part
+                continue
+            if number:
+                text += " " if not isinstance(parts[number - 1], str) else "\n"
+            ids += self._piece(text, after_image)
+            ids.append(IMAGE_PLACEHOLDER)
+            images.append(part)
+            text, after_image = "", True
+        return ids + self._piece(text, after_image)
+
+    def _piece(self, text: str, after_image: bool) -> list[int]:
+        ids = self.encode(text)
+        return ids[1:] if after_image and self.drop_first_token_after_image else ids
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Checks that a dialogue can be rendered.
+
+    Raises:
+        InvalidPrompt: If it is empty, a turn is empty, or it does not end with a user turn.
+    """
+    if not messages or messages[-1].role != "user":
+        raise InvalidPrompt("The last message must be a user turn.", param="messages")
+    for number, message in enumerate(messages):
+        texts = [part for part in message.content if isinstance(part, str)]
+        if not any(text.strip() for text in texts):
+            raise InvalidPrompt(
+                f"Message {number} ({message.role}) has no text; give it some.", param="messages"
+            )
+        if message.role != "user" and len(texts) < len(message.content):
+            raise InvalidPrompt(
+                f"Message {number} ({message.role}) holds an image; only user turns may.",
+                param="messages",
+            )
