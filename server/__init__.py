@@ -1,0 +1,1 @@
+"""The service: FastAPI in front, one engine thread that owns the model."""

@@ -1,0 +1,134 @@
+"""Wire types of `POST /v1/chat/completions`, in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from server.schemas.defense import DefenseReport, DefenseRequest, Seed
+
+Role = Literal["system", "developer", "user", "assistant"]
+Remasking = Literal["low_confidence", "random", "margin", "entropy"]
+FinishReason = Literal["stop", "length"]
+
+MAX_MESSAGES = 256
+MAX_PARTS = 64
+MAX_STOP = 4
+
+
+class TextPart(BaseModel):
+    """A piece of text."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImageUrl(BaseModel):
+    """Where the image is: a data URL of base64; `detail` is accepted and has no effect."""
+
+    url: str = Field(min_length=1)
+    detail: str | None = None
+
+
+class ImagePart(BaseModel):
+    """An image; it stands in the prompt where it stands in the turn."""
+
+    type: Literal["image_url"] = "image_url"
+    image_url: ImageUrl
+
+
+ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+def _as_parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ChatMessage(BaseModel):
+    """One turn. `content` is a text or a list of parts; `developer` means `system`."""
+
+    role: Role
+    content: Annotated[list[ContentPart], BeforeValidator(_as_parts), Field(max_length=MAX_PARTS)]
+
+
+StopText = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ChatRequest(BaseModel):
+    """A question, and how it is to be answered.
+
+    Fields that OpenAI's clients send and this server does not know are ignored and named
+    in the answer's `warnings`; ones whose neglect would break the caller are refused.
+    Response length is `max_tokens`, `max_completion_tokens` or `gen_length`, all the same.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    model: str = Field(default="default", max_length=256)
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    gen_length: int | None = None
+    steps: int | None = None
+    block_length: int | None = None
+    temperature: float | None = None
+    guidance_scale: float | None = None
+    remasking: Remasking | None = None
+    stop: Annotated[
+        list[StopText] | None, BeforeValidator(_as_list), Field(max_length=MAX_STOP)
+    ] = None
+    seed: Seed | None = None
+    stream: Literal[False] | None = None
+    n: Literal[1] | None = None
+    defense: DefenseRequest = Field(default_factory=DefenseRequest)
+
+    @property
+    def unknown_fields(self) -> list[str]:
+        """Names of top-level fields that have no effect."""
+        return sorted(self.__pydantic_extra__)
+
+
+class AnswerMessage(BaseModel):
+    """The answer's turn."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class Choice(BaseModel):
+    """The one answer of a response."""
+
+    index: int = 0
+    message: AnswerMessage
+    finish_reason: FinishReason
+    logprobs: None = None
+
+
+class Usage(BaseModel):
+    """Tokens. `prompt_tokens` counts positions, of which `visual_tokens` are the images'."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    visual_tokens: int
+    steps: int
+
+
+class ChatResponse(BaseModel):
+    """An answer, which checkpoint gave it, and what the defence did."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage
+    defense: DefenseReport
+    warnings: list[str] = Field(default_factory=list)

@@ -1,0 +1,72 @@
+"""The `defense` object of a chat request, and the `defense` block of its answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Level = Literal["token", "patch"]
+Ranker = Literal["official", "fisher", "exact", "leave-one-out", "attention", "gradient", "random"]
+NotApplied = Literal["disabled", "no_image"]
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""A seed that every random generator accepts."""
+
+
+class DefenseRequest(BaseModel):
+    """How this one answer is defended; a field left out keeps the server's setting.
+
+    Unknown fields are refused: a misspelt name must not weaken the defence unnoticed.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    enabled: bool = True
+    level: Level | None = None
+    ratio: float | None = None
+    ranker: Ranker | None = None
+    probes: int | None = None
+    top_k: int | None = None
+    temperature: float | None = None
+    pooling: int | None = None
+    seed: Seed | None = None
+    return_saliency: bool = False
+
+
+class SaliencyMap(BaseModel):
+    """Saliency and mask of one image on its image plane, row by row from the top left.
+
+    `saliency` is non-negative; `masked` is the masked share of every cell, 0 to 1.
+    """
+
+    rows: int
+    columns: int
+    saliency: list[list[float]]
+    masked: list[list[float]]
+
+
+class DefenseReport(BaseModel):
+    """What the defence did to this answer.
+
+    `masked` and `total` count units: visual tokens at level `token`, cells of the image
+    plane at level `patch`. `timings` are milliseconds by part of the request. The settings
+    are those that were used; they are null where nothing was masked.
+    """
+
+    applied: bool
+    reason: NotApplied | None = None
+    method: Literal["disp"] = "disp"
+    level: Level | None = None
+    ratio: float | None = None
+    ranker: Ranker | None = None
+    probes: int | None = None
+    top_k: int | None = None
+    temperature: float | None = None
+    pooling: int | None = None
+    seed: int | None = None
+    masked: int = 0
+    total: int = 0
+    checkpoint: str
+    timings: dict[str, float]
+    saliency: list[SaliencyMap] | None = None

@@ -1,0 +1,51 @@
+"""Wire types of `/v1/models`, `/v1/status` and `/health`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class ModelCard(BaseModel):
+    """A name a request may put into `model`; `root` is the checkpoint that it stands for."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "disp"
+    root: str
+    parent: str | None = None
+
+
+class ModelList(BaseModel):
+    """Every model this server answers with."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class EngineStatus(BaseModel):
+    """Counters of the engine since its start, and what it is doing now.
+
+    `admitted` counts the requests that reached the engine's queue; each of them ends in
+    `completed`, `failed` or `cancelled`. Memory is the process' resident set, in bytes.
+    """
+
+    object: Literal["status"] = "status"
+    state: Literal["loading", "ready", "failed", "draining", "stopped"]
+    checkpoint: str | None
+    waiting: int
+    running: int
+    admitted: int
+    completed: int
+    failed: int
+    cancelled: int
+    refused: int
+    peak_memory_bytes: int
+
+
+class Health(BaseModel):
+    """Liveness and readiness."""
+
+    status: Literal["ok", "ready"]
