@@ -1,0 +1,7 @@
+"""The reverse process: from a response of masks to text, one denoising step at a time."""
+
+from purifier.denoise.config import GenerationConfig
+from purifier.denoise.sampler import denoise
+from purifier.denoise.state import DenoisingState, denoising_step
+
+__all__ = ["DenoisingState", "GenerationConfig", "denoise", "denoising_step"]
