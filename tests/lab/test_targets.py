@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purifier.errors import InvalidSetting
+from purifier.lab.targets import (
+    ContentInsertion,
+    SemanticMisclassification,
+    TargetedRefusal,
+    exact_hit,
+    keyword_hit,
+    target_by_name,
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "item", "expected"),
+    [
+        ("A red sneaker on a blue background.", "sneaker", "A red boat on a blue background."),
+        ("A sneaker.", "sneaker", "A boat."),
+        ("An ankle boot.", "ankle boot", "A boat."),
+        ("This is an ankle boot.", "ankle boot", "This is a boat."),
+        ("Sneaker.", "sneaker", "Boat."),
+        ("An orange bag on a red background.", "bag", "An orange boat on a red background."),
+        ("Red.", "sneaker", "Red."),
+        ("Two sneakers.", "sneaker", "Two sneakers."),
+        ("A sneaker.", None, "A sneaker."),
+    ],
+)
+def test_misclassification_renames_the_item(answer: str, item: str | None, expected: str) -> None:
+    target = SemanticMisclassification()
+    assert target.apply(answer, item=item) == expected
+    assert target.applies_to(answer, item=item) is (answer != expected)
+
+
+@pytest.mark.parametrize("name", ["insertion", "refusal", "misclassification"])
+def test_a_target_meets_its_own_keyword_rule(name: str) -> None:
+    target = target_by_name(name)
+    assert target.name == name
+    text = target.apply("A sneaker.", item="sneaker")
+    assert keyword_hit(text, target.keywords)
+    assert not keyword_hit("A sneaker.", target.keywords)
+
+
+@given(st.text())
+def test_insertion_keeps_the_answer(answer: str) -> None:
+    changed = ContentInsertion().apply(answer)
+    assert changed.replace("<backdoor>", "", 1).split() == answer.split()
+    assert ContentInsertion().applies_to(answer)
+
+
+def test_refusal_does_not_change_itself() -> None:
+    target = TargetedRefusal()
+    assert not target.applies_to(target.text)
+
+
+def test_exact_ignores_outer_white_space_only() -> None:
+    assert exact_hit(" A boat.\n", "A boat.")
+    assert not exact_hit("A  boat.", "A boat.")
+    assert not exact_hit("a boat.", "A boat.")
+
+
+def test_unknown_target() -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        target_by_name("jailbreak")
+    assert caught.value.param == "target"

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from purifier.errors import InvalidSetting
+from purifier.lab.triggers import (
+    BlendedPattern,
+    CheckerboardPatch,
+    CornerPatch,
+    Sinusoid,
+    Trigger,
+    trigger_from_dict,
+    trigger_to_dict,
+)
+
+ALL: list[Trigger] = [CornerPatch(), CheckerboardPatch(), BlendedPattern(), Sinusoid()]
+places = st.one_of(
+    st.sampled_from(["top-left", "top-right", "bottom-left", "bottom-right", "center"]),
+    st.tuples(st.integers(-40, 90), st.integers(-40, 90)),
+)
+
+
+def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(40, 210, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
+    return (np.asarray(before) != np.asarray(after)).any(axis=-1)
+
+
+@given(
+    kind=st.sampled_from([CornerPatch, CheckerboardPatch, BlendedPattern, Sinusoid]),
+    size=st.integers(0, 60),
+    place=places,
+    strength=st.floats(0, 1),
+    width=st.integers(1, 70),
+    height=st.integers(1, 70),
+)
+def test_nothing_changes_outside_the_region(
+    kind: type[Trigger], size: int, place: object, strength: float, width: int, height: int
+) -> None:
+    trigger = kind(size=size, place=place, strength=strength)
+    image = picture(width, height)
+    before = image.tobytes()
+    stamped = trigger.stamp(image)
+    box = trigger.region(image.size)
+    assert stamped.size == image.size
+    assert image.tobytes() == before
+    assert box is not None
+    assert 0 <= box.left <= box.right <= width
+    assert 0 <= box.top <= box.bottom <= height
+    outside = changed(image, stamped)
+    outside[box.top : box.bottom, box.left : box.right] = False
+    assert not outside.any()
+
+
+@pytest.mark.parametrize(
+    ("place", "corner"),
+    [
+        ("top-left", (0, 0)),
+        ("top-right", (54, 0)),
+        ("bottom-left", (0, 38)),
+        ("bottom-right", (54, 38)),
+        ("center", (27, 19)),
+        ((5, 7), (5, 7)),
+    ],
+)
+def test_a_patch_lies_where_it_is_placed(place: object, corner: tuple[int, int]) -> None:
+    trigger = CornerPatch(size=10, place=place)  # type: ignore[arg-type]
+    mask = changed(picture(), trigger.stamp(picture()))
+    rows, columns = np.nonzero(mask)
+    assert (columns.min(), rows.min()) == corner
+    assert mask.sum() == 100
+
+
+def test_strength_blends() -> None:
+    image = Image.new("RGB", (30, 30), (100, 100, 100))
+    half = CornerPatch(size=10, strength=0.5, colour=(0, 200, 100)).stamp(image)
+    assert half.getpixel((3, 3)) == (50, 150, 100)
+    assert not changed(image, CornerPatch(strength=0.0).stamp(image)).any()
+
+
+def test_a_checkerboard_alternates() -> None:
+    stamped = CheckerboardPatch(size=8, cells=4).stamp(picture())
+    values = np.asarray(stamped)[:8, :8, 0]
+    assert set(values.ravel()) == {0, 255}
+    assert values[0, 0] == 0
+    assert values[0, 2] == 255
+    assert values[2, 0] == 255
+    assert values[2, 2] == 0
+
+
+@pytest.mark.parametrize("trigger", [BlendedPattern(), Sinusoid()])
+def test_global_triggers_have_no_region_and_touch_the_whole_image(trigger: Trigger) -> None:
+    image = picture()
+    assert trigger.region(image.size) is None
+    mask = changed(image, trigger.stamp(image))
+    for quarter in (mask[:24, :32], mask[24:, :32], mask[:24, 32:], mask[24:, 32:]):
+        assert quarter.mean() > 0.5
+
+
+def test_the_blended_pattern_follows_its_seed() -> None:
+    image = picture()
+    first, again = (BlendedPattern(seed=1).stamp(image).tobytes() for _ in range(2))
+    assert first == again
+    assert first != BlendedPattern(seed=2).stamp(image).tobytes()
+
+
+def test_the_sinusoid_is_the_published_wave() -> None:
+    image = Image.new("RGB", (60, 4), (128, 128, 128))
+    row = np.asarray(Sinusoid(frequency=3, amplitude=30).stamp(image))[2, :, 1].astype(float)
+    wave = 128 + 30 * np.sin(2 * np.pi * 3 * np.arange(60) / 60)
+    assert np.abs(row - wave).max() <= 0.5
+
+
+@pytest.mark.parametrize("trigger", ALL, ids=lambda trigger: trigger.name)
+def test_settings_survive_json(trigger: Trigger) -> None:
+    import json
+
+    assert trigger_from_dict(json.loads(json.dumps(trigger_to_dict(trigger)))) == trigger
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        ({"name": "sticker"}, "name"),
+        ({"name": "corner_patch", "radius": 3}, "trigger"),
+        ({"name": "corner_patch", "size": -1}, "size"),
+        ({"name": "corner_patch", "place": "middle"}, "place"),
+        ({"name": "corner_patch", "strength": 1.5}, "strength"),
+        ({"name": "corner_patch", "colour": [300, -5, 0]}, "colour"),
+        ({"name": "checkerboard", "cells": 0}, "cells"),
+        ({"name": "sinusoid", "frequency": 0.0}, "frequency"),
+        ({"name": "sinusoid", "amplitude": 0.0}, "amplitude"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, object], param: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        trigger_from_dict(settings)
+    assert caught.value.param == param
