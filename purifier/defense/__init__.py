@@ -1,0 +1,1 @@
+"""Saliency, ranking and masking of visual evidence."""

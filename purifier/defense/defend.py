@@ -4,20 +4,30 @@
     defended[0].prompt                                               # denoise this
 
 `defend` encodes the images itself; a caller needs nothing but `Inputs` from
-`mdlm.prepare`. Each request is defended as it would be alone.
+`mdlm.prepare`. Each request is defended as it would be alone. With several images the
+mask ratio counts within each image: which image an attacker stamps is unknown, and a
+ratio over all of them would let one busy image use up the share of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
+import torch
 from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
+from purifier.defense.first_step import Response
 from purifier.defense.plane import MaskedPlane
+from purifier.defense.rankers import RANKERS
+from purifier.defense.saliency import top_fraction, unit_scores
+from purifier.defense.sites import PatchSite, Site, TokenSite
 from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
+
+PARTS = ("encode", "saliency", "mask")
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ def defend(
     masking: MaskingConfig,
     *,
     check: Callable[[], None] | None = None,
+    batch_size: int = 16,
 ) -> list[Defended]:
     """Encodes requests and masks the most salient visual evidence of each.
 
@@ -62,5 +73,67 @@ def defend(
         generation: How the answer will be denoised: the saliency is taken at its first step.
         masking: What is masked.
         check: Called between the parts; what it raises ends the defence.
+        batch_size: Requests scored together, which bounds the memory that gradients take.
+
+    Raises:
+        PurifierError: If the saliency of a request is not finite.
     """
-    raise NotImplementedError
+    check = check or (lambda: None)
+    result: list[Defended] = []
+    with torch.inference_mode(False):
+        for start in range(0, len(requests), batch_size):
+            group = requests[start : start + batch_size]
+            result += defend_together(mdlm, group, generation, masking, check)
+    return result
+
+
+def defend_together(
+    mdlm: Mdlm,
+    requests: Sequence[Inputs],
+    generation: GenerationConfig,
+    masking: MaskingConfig,
+    check: Callable[[], None],
+) -> list[Defended]:
+    """`defend` for one group of requests."""
+    clock = [perf_counter()]
+    differentiates = RANKERS[masking.ranker].differentiates and any(r.images for r in requests)
+    site = make_site(mdlm, requests, masking)
+    with torch.set_grad_enabled(differentiates):
+        encoding = site.encode(differentiable=differentiates)
+        clock.append(perf_counter())
+        check()
+        scores: list[Tensor] = []
+        if site.shapes:
+            scores = unit_scores(site, encoding, Response.of(mdlm, generation), masking)
+    chosen = [top_fraction(s.flatten(), masking.ratio).reshape(s.shape) for s in scores]
+    clock.append(perf_counter())
+    check()
+    with torch.no_grad():
+        prompts = site.mask(chosen)
+        planes = site.planes(scores, chosen)
+    clock.append(perf_counter())
+    timings = {part: (clock[i + 1] - clock[i]) / len(requests) for i, part in enumerate(PARTS)}
+    return [
+        Defended(
+            prompt=prompts[owner],
+            saliency=joined(site, scores, owner).to(torch.float32),
+            masked=joined(site, chosen, owner).to(torch.bool),
+            planes=tuple(p for p, who in zip(planes, site.owners, strict=True) if who == owner),
+            timings=dict(timings),
+        )
+        for owner in range(len(requests))
+    ]
+
+
+def make_site(mdlm: Mdlm, requests: Sequence[Inputs], masking: MaskingConfig) -> Site:
+    """The place of `masking.level`."""
+    if masking.level == "patch":
+        return PatchSite(mdlm, requests)
+    with torch.no_grad():
+        return TokenSite(mdlm, [mdlm.embed(request) for request in requests])
+
+
+def joined(site: Site, values: Sequence[Tensor], owner: int) -> Tensor:
+    """What belongs to the images of one request, flat and one after another."""
+    own = [v.flatten() for v, who in zip(values, site.owners, strict=True) if who == owner]
+    return torch.cat(own) if own else torch.zeros(0)

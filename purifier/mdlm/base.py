@@ -224,6 +224,15 @@ class Mdlm(Protocol):
             float32 [B, P, vocab_size]; row p predicts the token at `positions[:, p]`.
         """
 
+    def attention(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Attention of `positions` to all positions, without gradients.
+
+        Args and shapes as in `logits`.
+
+        Returns:
+            float32 [B, N], the mean over layers, heads and `positions`; rows sum to 1.
+        """
+
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text; marks of special tokens inside it are text, not marks."""
 
@@ -232,6 +241,9 @@ class Mdlm(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
+
+    def published_weights(self) -> dict[str, Tensor]:
+        """The weights themselves (no copies) by their names in a published checkpoint."""
 
     def trainable(self, parts: Sequence[Part]) -> list[torch.nn.Parameter]:
         """Opens the named parts for gradients, closes all others, returns the open ones."""

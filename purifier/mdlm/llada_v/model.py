@@ -22,11 +22,12 @@ from purifier.mdlm.base import (
     SpecialTokens,
     VisualSpan,
 )
+from purifier.mdlm.llada_v.attention import mean_attention
 from purifier.mdlm.llada_v.config import LladaVConfig, read_config
 from purifier.mdlm.llada_v.images import image_layout, process_image
 from purifier.mdlm.llada_v.packing import pack
 from purifier.mdlm.llada_v.prompt import ChatTokenizer
-from purifier.mdlm.llada_v.weights import load_weights
+from purifier.mdlm.llada_v.weights import load_weights, published_name
 
 _MIN_SIDE = 4
 _MAX_ASPECT = 64.0
@@ -201,16 +202,19 @@ class LladaV:
         return self.modules.language_model.embed_tokens(ids)
 
     def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
-        mask = None
-        if lengths is not None:
-            steps = torch.arange(embeds.shape[1], device=embeds.device)
-            mask = steps[None] < lengths.to(embeds.device)[:, None]
+        mask = _padding_mask(embeds, lengths)
         hidden = self.modules.language_model(
             inputs_embeds=embeds, attention_mask=mask, use_cache=False
         ).last_hidden_state
         index = positions.to(hidden.device)[:, :, None].expand(-1, -1, hidden.shape[-1])
         weight = self.modules.lm_head.weight[: self.vocab_size]
         return nn.functional.linear(hidden.gather(1, index), weight).float()
+
+    def attention(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+        mask = _padding_mask(embeds, lengths)
+        return mean_attention(
+            self.modules.language_model, embeds, positions.to(embeds.device), mask
+        )
 
     def encode_text(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -220,6 +224,9 @@ class LladaV:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids)
+
+    def published_weights(self) -> dict[str, Tensor]:
+        return {published_name(name): tensor for name, tensor in self.modules.state_dict().items()}
 
     def trainable(self, parts: Sequence[Part]) -> list[nn.Parameter]:
         modules = self.modules
@@ -238,6 +245,14 @@ class LladaV:
         for parameter in opened:
             parameter.requires_grad_(True)
         return opened
+
+
+def _padding_mask(embeds: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """False behind each row's length, [B, N]; None if no row is padded."""
+    if lengths is None:
+        return None
+    steps = torch.arange(embeds.shape[1], device=embeds.device)
+    return steps[None] < lengths.to(embeds.device)[:, None]
 
 
 def _fill_buffers(modules: LladaVModules, config: LladaVConfig) -> None:

@@ -1,0 +1,75 @@
+"""The first denoising step: the prompt in front of a response of masks.
+
+DiSP asks how much the model's first predictions depend on each piece of the image. The
+response is masked throughout and nothing is suppressed; only the positions of the first
+block are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from purifier.denoise.config import GenerationConfig
+from purifier.mdlm.base import Mdlm, Prompt
+
+
+@dataclass(frozen=True)
+class Response:
+    """The part of a sequence behind the prompt, as it is before the first step.
+
+    Attributes:
+        scored: Positions whose predictions are scored, G: those of the first block.
+        length: Masked positions.
+        suffix: Ids of the fixed text behind them.
+    """
+
+    scored: int
+    length: int
+    suffix: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, mdlm: Mdlm, generation: GenerationConfig) -> Response:
+        """The response that `generation` will denoise."""
+        suffix = mdlm.encode_text(generation.suffix) if generation.suffix else []
+        return cls(generation.block, generation.gen_length, tuple(suffix))
+
+
+@dataclass(frozen=True)
+class FirstStepBatch:
+    """Sequences of several requests as one right-padded batch.
+
+    Attributes:
+        embeds: [B, N, D].
+        positions: int64 [B, G], the scored positions.
+        lengths: int64 [B]; None if no row is padded.
+    """
+
+    embeds: Tensor
+    positions: Tensor
+    lengths: Tensor | None
+
+
+def first_step_batch(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) -> FirstStepBatch:
+    """Puts the masked response behind every prompt; gradients flow to the prompts."""
+    masks = mdlm.mask_embedding.detach().expand(response.length, -1)
+    tail = [masks]
+    if response.suffix:
+        ids = torch.tensor(response.suffix, device=mdlm.device)
+        tail.append(mdlm.token_embeddings(ids).detach())
+    rows = [torch.cat([prompt.embeds, *tail]) for prompt in prompts]
+    starts = torch.tensor([len(prompt.embeds) for prompt in prompts], device=mdlm.device)
+    positions = starts[:, None] + torch.arange(response.scored, device=mdlm.device)
+    lengths = torch.tensor([len(row) for row in rows], device=mdlm.device)
+    padded = len({len(row) for row in rows}) > 1
+    embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return FirstStepBatch(embeds, positions, lengths if padded else None)
+
+
+def first_step_logits(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) -> Tensor:
+    """Predictions at the scored positions before anything is denoised, float32 [B, G, V]."""
+    batch = first_step_batch(mdlm, prompts, response)
+    return mdlm.logits(batch.embeds, batch.positions, batch.lengths)

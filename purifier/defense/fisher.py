@@ -1,0 +1,113 @@
+"""Saliency as a quadratic form: how far the first step moves if a piece is masked.
+
+    score_i = 1/2 d_i^T F d_i,   d_i = J_i (direction_i),   F = diag(p) - p p^T
+
+summed over the scored positions; it is the second-order term of the KL divergence between
+the first-step distributions with and without piece i (DiSP, arXiv 2602.22246). Sampled
+with m Hutchinson probes, a score is its expected value times a chi-square variable with m
+degrees of freedom divided by m; exactly, it takes one backward pass for every column of a
+factor of F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from purifier.defense.config import MaskingConfig
+from purifier.defense.first_step import Response, first_step_logits
+from purifier.defense.gradients import directional_products
+from purifier.defense.probes import (
+    Estimator,
+    FirstStepDistribution,
+    apply_map,
+    draw_probes,
+    probe_basis,
+    probe_map,
+)
+from purifier.defense.sites import Encoding
+from purifier.mdlm.base import Mdlm
+
+
+def sampled_products(
+    mdlm: Mdlm,
+    encoding: Encoding,
+    response: Response,
+    config: MaskingConfig,
+    estimator: Estimator,
+    draws: Tensor | None = None,
+) -> list[Tensor]:
+    """Directional products of m probes, for every leaf float64 [m, ...].
+
+    Args:
+        mdlm: The model.
+        encoding: Differentiable encoding of the requests; used up.
+        response: The response behind the prompts.
+        config: Probes, top-K, temperature and seed.
+        estimator: Whether the probe is held constant.
+        draws: float64 [m, B, G, K] to use instead of drawing from the seed.
+    """
+    logits = first_step_logits(mdlm, encoding.prompts, response)
+    distribution = FirstStepDistribution.of(logits, config.top_k, config.temperature)
+    if draws is None:
+        draws = request_draws(encoding, config, distribution)
+    probes = apply_map(probe_map(distribution, estimator), draws.to(distribution.probs.device))
+    selected = logits.gather(-1, distribution.ids)
+    return directional_products(selected, probes, encoding.leaves, encoding.directions)
+
+
+def exact_products(
+    mdlm: Mdlm,
+    encoding: Encoding,
+    response: Response,
+    config: MaskingConfig,
+    estimator: Estimator = "fisher",
+) -> list[Tensor]:
+    """Directional products of every column of the factor, for every leaf [G * columns, ...]."""
+    logits = first_step_logits(mdlm, encoding.prompts, response)
+    distribution = FirstStepDistribution.of(logits, config.top_k, config.temperature)
+    basis = probe_basis(distribution, estimator)
+    selected = logits.gather(-1, distribution.ids)
+    return directional_products(selected, columns(basis), encoding.leaves, encoding.directions)
+
+
+def sampled_scores(products: Tensor) -> Tensor:
+    """Scores of sampled products [m, ...]: half their mean square."""
+    return 0.5 * products.square().mean(0)
+
+
+def exact_scores(products: Tensor) -> Tensor:
+    """Scores of exact products [columns, ...]: half the sum of their squares."""
+    return 0.5 * products.square().sum(0)
+
+
+def request_draws(
+    encoding: Encoding, config: MaskingConfig, distribution: FirstStepDistribution
+) -> Tensor:
+    """Draws [m, B, G, K]; each request's own are those it would get alone."""
+    scored, top_k = distribution.ids.shape[1:]
+    return torch.stack(
+        [
+            draw_probes(
+                n_text=len(prompt.embeds) - int(prompt.visual.sum()),
+                probes=config.probes,
+                scored=scored,
+                top_k=top_k,
+                seed=config.seed,
+            )
+            for prompt in encoding.prompts
+        ],
+        dim=1,
+    )
+
+
+def columns(basis: Tensor) -> Iterator[Tensor]:
+    """Cotangents [B, G, K], one for every position and column of [B, G, K, R]."""
+    _, scored, _, rank = basis.shape
+    for position in range(scored):
+        for column in range(rank):
+            cotangent = torch.zeros_like(basis[..., 0])
+            cotangent[:, position] = basis[:, position, :, column]
+            yield cotangent

@@ -1,0 +1,160 @@
+"""Rankers: ways of telling how much the first denoising step depends on each unit.
+
+| name | score of a unit | passes |
+|---|---|---|
+| `official` | quadratic form, sampled as in the published code | 1 forward, m backward |
+| `fisher` | quadratic form, sampled as in the paper: probe held constant | 1 forward, m backward |
+| `exact` | the same form without sampling | 1 forward, G (K - 1) backward |
+| `leave-one-out` | KL divergence after masking the unit alone | 1 forward a unit |
+| `attention` | attention of the masked answer positions to visual tokens | 1 forward |
+| `gradient` | gradient norm of the likeliest tokens' log-likelihood | 1 forward, 1 backward |
+| `random` | drawn from the seed | none |
+
+At level `patch`, `official`, `fisher`, `exact` and `gradient` are taken with respect to the
+patch embeddings before the encoder; `attention` is taken at the visual tokens and carried
+onto the image plane; `leave-one-out` fills one cell of the plane and encodes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from purifier.defense.config import MaskingConfig, RankerName
+from purifier.defense.first_step import Response, first_step_batch, first_step_logits
+from purifier.defense.fisher import (
+    exact_products,
+    exact_scores,
+    sampled_products,
+    sampled_scores,
+)
+from purifier.defense.leave_one_out import leave_one_out_kl
+from purifier.defense.numeric import wide
+from purifier.defense.probes import Estimator
+from purifier.defense.sites import Encoding, Site
+
+
+class Ranker(Protocol):
+    """Scores the units of every image; a higher score is masked earlier."""
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether the encoding must carry gradients."""
+
+    def scores(
+        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+    ) -> list[Tensor]:
+        """Per image float64 of its shape, on the CPU. A differentiable encoding is used up."""
+
+
+@dataclass(frozen=True)
+class SampledForm:
+    """Hutchinson estimate of a quadratic form."""
+
+    estimator: Estimator
+    differentiates: bool = True
+
+    def scores(
+        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+    ) -> list[Tensor]:
+        products = sampled_products(site.mdlm, encoding, response, config, self.estimator)
+        return site.from_leaves([sampled_scores(product) for product in products])
+
+
+@dataclass(frozen=True)
+class ExactForm:
+    """A quadratic form without sampling."""
+
+    estimator: Estimator = "fisher"
+    differentiates: bool = True
+
+    def scores(
+        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+    ) -> list[Tensor]:
+        products = exact_products(site.mdlm, encoding, response, config, self.estimator)
+        return site.from_leaves([exact_scores(product) for product in products])
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """KL divergence over the whole vocabulary after masking one unit alone."""
+
+    rows: int = 8
+    differentiates: bool = False
+
+    def scores(
+        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+    ) -> list[Tensor]:
+        return leave_one_out_kl(site, encoding, response, rows=self.rows)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of the scored answer positions to every visual token, mean of all heads."""
+
+    differentiates: bool = False
+
+    @torch.no_grad()
+    def scores(
+        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+    ) -> list[Tensor]:
+        batch = first_step_batch(site.mdlm, encoding.prompts, response)
+        mass = wide(site.mdlm.attention(batch.embeds, batch.positions, batch.lengths))
+        tokens = [
+            mass[owner, span.start : span.start + span.length]
+            for owner, prompt in enumerate(encoding.prompts)
+            for span in prompt.spans
+        ]
+        return site.from_tokens(tokens)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Norm of the gradient of the first step's log-likelihood of its most likely tokens."""
+
+    differentiates: bool = True
+
+    def scores(
+        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+    ) -> list[Tensor]:
+        logits = first_step_logits(site.mdlm, encoding.prompts, response)
+        likelihood = torch.log_softmax(logits, dim=-1).amax(-1).sum()
+        gradients = torch.autograd.grad(likelihood, encoding.leaves)
+        return site.from_leaves([wide(gradient).norm(dim=-1) for gradient in gradients])
+
+
+@dataclass(frozen=True)
+class Random:
+    """Uniform scores, for each request the same as it would get alone."""
+
+    differentiates: bool = False
+
+    def scores(
+        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+    ) -> list[Tensor]:
+        generators: dict[int, torch.Generator] = {}
+        result = []
+        for owner, shape in zip(site.owners, site.shapes, strict=True):
+            if owner not in generators:
+                generators[owner] = torch.Generator().manual_seed(config.seed)
+            result.append(torch.rand(shape, generator=generators[owner], dtype=torch.float64))
+        return result
+
+
+RANKERS: Mapping[RankerName, Ranker] = MappingProxyType(
+    {
+        "official": SampledForm("official"),
+        "fisher": SampledForm("fisher"),
+        "exact": ExactForm(),
+        "leave-one-out": LeaveOneOut(),
+        "attention": Attention(),
+        "gradient": Gradient(),
+        "random": Random(),
+    }
+)
+"""The rankers by the names that `MaskingConfig.ranker` takes."""

@@ -1,0 +1,280 @@
+"""Where saliency is taken and what is masked: two levels behind one interface.
+
+`TokenSite` stands behind the encoder (the paper's place): the pieces are visual tokens,
+and a masked one becomes the mask embedding. `PatchSite` stands before it: the pieces are
+patches of the encoder's input, carried onto the image plane, and a masked cell of the
+plane is filled in the pixels, after which the image is encoded once more. Masking before
+the encoder is for triggers whose evidence the encoder's attention has spread over other
+tokens by the time the language model sees them.
+
+Images of all requests are numbered through: image 0, 1, ... of the first request, then of
+the second. What is per image is a list in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from purifier.defense.fill import fill_cells, filled
+from purifier.defense.numeric import wide
+from purifier.defense.plane import (
+    MaskedPlane,
+    Raster,
+    carry_mass,
+    carry_share,
+    grid_values,
+    plane_shape,
+    pool,
+    token_rasters,
+    view_rasters,
+)
+from purifier.mdlm.base import Inputs, Mdlm, Prompt
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Requests encoded, and what gradients may be taken by.
+
+    Attributes:
+        prompts: One for every request, nothing masked.
+        leaves: Per image, the pieces [..., D]; empty if the encoding is not differentiable.
+        directions: Per image, float64 of the leaf's shape: masked piece minus piece.
+    """
+
+    prompts: tuple[Prompt, ...]
+    leaves: tuple[Tensor, ...] = ()
+    directions: tuple[Tensor, ...] = ()
+
+
+class Site(Protocol):
+    """A place in the model where visual evidence can be scored and masked.
+
+    Units are what the mask ratio counts: visual tokens, or cells of the image plane.
+    """
+
+    @property
+    def mdlm(self) -> Mdlm: ...
+
+    @property
+    def shapes(self) -> Sequence[tuple[int, ...]]:
+        """Per image, the shape of its units."""
+
+    @property
+    def owners(self) -> Sequence[int]:
+        """Per image, the number of its request."""
+
+    def encode(self, *, differentiable: bool) -> Encoding:
+        """Encodes all requests, with fresh leaves if gradients are wanted."""
+
+    def from_leaves(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Per image, scores of the leaf's pieces as scores of units."""
+
+    def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Per image, scores of visual tokens as scores of units."""
+
+    def without(self, image: int, unit: int) -> Prompt:
+        """The request of an image with one unit of that image masked; no gradients."""
+
+    def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
+        """Per image, the scores that the choice is made by."""
+
+    def mask(self, chosen: Sequence[Tensor]) -> list[Prompt]:
+        """All requests with the chosen units masked: per image bool of its shape."""
+
+    def planes(self, scores: Sequence[Tensor], chosen: Sequence[Tensor]) -> list[MaskedPlane]:
+        """Per image, scores and mask on the image plane."""
+
+
+def mask_tokens(prompt: Prompt, masked: Tensor, mask_embedding: Tensor) -> Prompt:
+    """Replaces visual embeddings by the mask embedding; positions are kept.
+
+    Args:
+        prompt: The request.
+        masked: bool [n_visual], in sequence order.
+        mask_embedding: [D].
+    """
+    embeds = prompt.embeds.clone()
+    rows = prompt.visual.nonzero()[:, 0]
+    embeds[rows[masked.to(rows.device)]] = mask_embedding.to(embeds)
+    return replace(prompt, embeds=embeds)
+
+
+class TokenSite:
+    """Visual embeddings behind the encoder; the units are visual tokens, newlines included."""
+
+    def __init__(self, mdlm: Mdlm, prompts: Sequence[Prompt]) -> None:
+        self.mdlm = mdlm
+        self.prompts = tuple(prompts)
+        self.images = [
+            (owner, span) for owner, prompt in enumerate(self.prompts) for span in prompt.spans
+        ]
+        self.owners: Sequence[int] = [owner for owner, _ in self.images]
+        self.shapes: Sequence[tuple[int, ...]] = [(span.length,) for _, span in self.images]
+
+    def encode(self, *, differentiable: bool) -> Encoding:
+        if not differentiable:
+            return Encoding(self.prompts)
+        mask = wide(self.mdlm.mask_embedding.detach())
+        prompts, leaves, directions = [], [], []
+        for prompt in self.prompts:
+            embeds = prompt.embeds.detach().clone()
+            for span in prompt.spans:
+                rows = slice(span.start, span.start + span.length)
+                leaf = prompt.embeds[rows].detach().clone().requires_grad_()
+                embeds = torch.cat([embeds[: rows.start], leaf, embeds[rows.stop :]])
+                leaves.append(leaf)
+                directions.append(mask - wide(leaf.detach()))
+            prompts.append(replace(prompt, embeds=embeds))
+        return Encoding(tuple(prompts), tuple(leaves), tuple(directions))
+
+    def from_leaves(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        return [score.cpu() for score in scores]
+
+    def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        return [score.cpu() for score in scores]
+
+    def without(self, image: int, unit: int) -> Prompt:
+        owner, span = self.images[image]
+        embeds = self.prompts[owner].embeds.detach().clone()
+        embeds[span.start + unit] = self.mdlm.mask_embedding.detach()
+        return replace(self.prompts[owner], embeds=embeds)
+
+    def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
+        return list(scores)
+
+    def mask(self, chosen: Sequence[Tensor]) -> list[Prompt]:
+        result = []
+        for owner, prompt in enumerate(self.prompts):
+            own = [c for c, who in zip(chosen, self.owners, strict=True) if who == owner]
+            masked = torch.cat(own) if own else torch.zeros(0, dtype=torch.bool)
+            result.append(mask_tokens(prompt, masked, self.mdlm.mask_embedding.detach()))
+        return result
+
+    def planes(self, scores: Sequence[Tensor], chosen: Sequence[Tensor]) -> list[MaskedPlane]:
+        result = []
+        for (_, span), score, masked in zip(self.images, scores, chosen, strict=True):
+            rasters = token_rasters(span.grids)
+            shape = plane_shape(rasters)
+            saliency = carry_mass(grid_values(score, span.grids), rasters, shape)
+            share = carry_share(grid_values(masked.double(), span.grids), rasters, shape)
+            result.append(MaskedPlane(saliency.float(), share.float()))
+        return result
+
+
+class PatchSite:
+    """Patch embeddings before the encoder; the units are cells of the image plane."""
+
+    def __init__(self, mdlm: Mdlm, requests: Sequence[Inputs]) -> None:
+        self.mdlm = mdlm
+        self.requests = tuple(requests)
+        self.owners: Sequence[int] = [
+            owner for owner, request in enumerate(self.requests) for _ in request.images
+        ]
+        self.images = [image for request in self.requests for image in request.images]
+        with torch.no_grad():
+            self.patches = [mdlm.patch_embeddings(image) for image in self.images]
+        self.rasters: list[list[Raster]] = [
+            view_rasters(image, patches.shape[1])
+            for image, patches in zip(self.images, self.patches, strict=True)
+        ]
+        self.shapes: Sequence[tuple[int, ...]] = [
+            plane_shape(rasters, image.image.size)
+            for rasters, image in zip(self.rasters, self.images, strict=True)
+        ]
+
+    def encode(self, *, differentiable: bool) -> Encoding:
+        leaves = [patches.detach().clone() for patches in self.patches]
+        if differentiable:
+            leaves = [leaf.requires_grad_() for leaf in leaves]
+        visual = [
+            self.mdlm.visual_embeddings(image, leaf)
+            for image, leaf in zip(self.images, leaves, strict=True)
+        ]
+        prompts = tuple(
+            self.mdlm.assemble(
+                request, [v for v, who in zip(visual, self.owners, strict=True) if who == owner]
+            )
+            for owner, request in enumerate(self.requests)
+        )
+        if not differentiable:
+            return Encoding(prompts)
+        return Encoding(prompts, tuple(leaves), tuple(self.directions()))
+
+    def directions(self) -> list[Tensor]:
+        """Per image, patch embeddings of the filled image minus those of the image."""
+        result = []
+        for number, (image, patches) in enumerate(zip(self.images, self.patches, strict=True)):
+            empty = self.mdlm.prepare_image(filled(image.image), n_images=self.companions(number))
+            with torch.no_grad():
+                result.append(wide(self.mdlm.patch_embeddings(empty)) - wide(patches))
+        return result
+
+    def companions(self, image: int) -> int:
+        """Number of images in the request of an image."""
+        return len(self.requests[self.owners[image]].images)
+
+    def from_leaves(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        result = []
+        for score, rasters, shape in zip(scores, self.rasters, self.shapes, strict=True):
+            values = [
+                view.reshape(raster.rows, raster.columns)
+                for view, raster in zip(score.cpu(), rasters, strict=True)
+            ]
+            result.append(carry_mass(values, rasters, (shape[0], shape[1])))
+        return result
+
+    def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            carry_mass(
+                grid_values(score.cpu(), image.grids),
+                token_rasters(image.grids),
+                (shape[0], shape[1]),
+            )
+            for score, image, shape in zip(scores, self.images, self.shapes, strict=True)
+        ]
+
+    def without(self, image: int, unit: int) -> Prompt:
+        cells = torch.zeros(self.shapes[image], dtype=torch.bool)
+        cells.view(-1)[unit] = True
+        return self.embed_filled(self.owners[image], {image: cells})
+
+    def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
+        return [pool(score, pooling) for score in scores]
+
+    def mask(self, chosen: Sequence[Tensor]) -> list[Prompt]:
+        return [
+            self.embed_filled(
+                owner,
+                {
+                    image: cells
+                    for image, (cells, who) in enumerate(zip(chosen, self.owners, strict=True))
+                    if who == owner
+                },
+            )
+            for owner in range(len(self.requests))
+        ]
+
+    def embed_filled(self, owner: int, cells: dict[int, Tensor]) -> Prompt:
+        """Encodes one request with chosen cells of its images filled."""
+        images = []
+        for number, image in enumerate(self.images):
+            if self.owners[number] != owner:
+                continue
+            if number in cells and bool(cells[number].any()):
+                image = self.mdlm.prepare_image(
+                    fill_cells(image.image, cells[number]), n_images=self.companions(number)
+                )
+            images.append(image)
+        with torch.no_grad():
+            return self.mdlm.embed(replace(self.requests[owner], images=tuple(images)))
+
+    def planes(self, scores: Sequence[Tensor], chosen: Sequence[Tensor]) -> list[MaskedPlane]:
+        return [
+            MaskedPlane(score.float(), cells.float())
+            for score, cells in zip(scores, chosen, strict=True)
+        ]
