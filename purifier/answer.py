@@ -2,32 +2,25 @@
 
     messages -> prepare -> encode -> saliency -> mask -> denoise -> text
 """
-# SKELETON: signatures are fixed, bodies follow.
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
+from purifier.defense.defend import Defended, defend
+from purifier.defense.plane import MaskedPlane
 from purifier.denoise.config import GenerationConfig
+from purifier.denoise.sampler import denoise
+from purifier.denoise.state import DenoisingState
+from purifier.errors import InvalidPrompt
 from purifier.mdlm.base import Inputs, Mdlm, Message
-
-
-@dataclass(frozen=True)
-class MaskedPlane:
-    """Saliency and mask of one image, carried onto the image plane.
-
-    Attributes:
-        saliency: float32 [rows, columns], non-negative.
-        masked: float32 [rows, columns], the masked share of every cell, 0 to 1.
-    """
-
-    saliency: Tensor
-    masked: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,12 +33,13 @@ class Answer:
         finish_reason: `stop` if a stop sequence ended it, `length` otherwise.
         prompt_tokens: Prompt length in positions, images expanded.
         n_visual_tokens: Visual tokens of all images.
-        n_units: What the mask ratio counts: visual tokens (`token`) or patches of the image
-            plane (`patch`).
-        saliency: float32 [n_units]; None if nothing was masked.
-        masked: bool [n_units]; None if nothing was masked.
-        planes: The same on the plane of every image; empty if nothing was masked.
-        timings: Seconds by part: `encode`, `saliency`, `mask`, `denoise`.
+        n_units: What the mask ratio counts: visual tokens (`token`) or cells of the image
+            planes (`patch`); 0 if undefended.
+        saliency: float32 [n_units]; None if undefended.
+        masked: bool [n_units]; None if undefended.
+        planes: The same on the plane of every image; empty if undefended.
+        timings: Seconds by part: `encode`, `saliency`, `mask`, `denoise`. Requests answered
+            together share the time of a part evenly.
         steps: Denoising steps run.
     """
 
@@ -70,8 +64,13 @@ def answer(
     generation: GenerationConfig | None = None,
     masking: MaskingConfig | None = None,
 ) -> Answer:
-    """Answers one question about one image, several, or none. `masking=None` is undefended."""
-    raise NotImplementedError
+    """Answers one question about one image, several, or none. `masking=None` is undefended.
+
+    Raises:
+        InvalidPrompt: If the question is empty, an image is unusable, or the prompt too long.
+    """
+    inputs = mdlm.prepare(user_messages(image, question))
+    return answer_inputs(mdlm, inputs, generation=generation, masking=masking)
 
 
 def answer_inputs(
@@ -92,7 +91,7 @@ def answer_inputs(
         check: Called between the parts and before every denoising step; what it raises ends
             the generation (cancellation, deadlines).
     """
-    raise NotImplementedError
+    return answer_batch(mdlm, [inputs], generation=generation, masking=masking, check=check)[0]
 
 
 def answer_batch(
@@ -101,13 +100,75 @@ def answer_batch(
     *,
     generation: GenerationConfig | None = None,
     masking: MaskingConfig | None = None,
+    check: Callable[[], None] | None = None,
 ) -> list[Answer]:
     """Answers several prepared requests together; each as it would be answered alone."""
-    raise NotImplementedError
+    generation = generation or GenerationConfig()
+    for inputs in requests:
+        check_length(mdlm, inputs, generation)
+    if masking is None:
+        defended = [_undefended(mdlm, inputs) for inputs in requests]
+    else:
+        defended = defend(mdlm, requests, generation, masking, check=check)
+    start = perf_counter()
+    states = denoise(mdlm, [item.prompt for item in defended], generation, check=check)
+    seconds = (perf_counter() - start) / max(len(requests), 1)
+    return [
+        _answer(mdlm, item, state, seconds, undefended=masking is None)
+        for item, state in zip(defended, states, strict=True)
+    ]
+
+
+def check_length(mdlm: Mdlm, inputs: Inputs, generation: GenerationConfig) -> None:
+    """Checks that prompt and response fit the model's context; uses no weights.
+
+    Raises:
+        InvalidPrompt: If they do not.
+    """
+    suffix = len(mdlm.encode_text(generation.suffix)) if generation.suffix else 0
+    total = inputs.length + generation.gen_length + suffix
+    if total > mdlm.max_length:
+        raise InvalidPrompt(
+            f"The prompt has {inputs.length} positions, images included; with a response of "
+            f"{generation.gen_length} tokens that exceeds the model's {mdlm.max_length}. Shorten "
+            "the text, send fewer images or ask for fewer tokens.",
+            param="messages",
+        )
 
 
 def user_messages(
     image: Image.Image | Sequence[Image.Image] | None, question: str
 ) -> list[Message]:
     """The dialogue of a single question."""
-    raise NotImplementedError
+    if image is None:
+        images: Sequence[Image.Image] = ()
+    else:
+        images = (image,) if isinstance(image, Image.Image) else tuple(image)
+    return [Message("user", (*images, question))]
+
+
+def _undefended(mdlm: Mdlm, inputs: Inputs) -> Defended:
+    start = perf_counter()
+    with torch.no_grad():
+        prompt = mdlm.embed(inputs)
+    nothing = torch.zeros(0)
+    timings = {"encode": perf_counter() - start, "saliency": 0.0, "mask": 0.0}
+    return Defended(prompt, nothing, nothing.bool(), (), timings)
+
+
+def _answer(
+    mdlm: Mdlm, item: Defended, state: DenoisingState, seconds: float, *, undefended: bool
+) -> Answer:
+    return Answer(
+        text=mdlm.decode(state.token_ids).strip(),
+        token_ids=state.token_ids,
+        finish_reason=state.finish_reason,
+        prompt_tokens=state.prompt_length,
+        n_visual_tokens=item.prompt.n_visual,
+        n_units=item.n_units,
+        saliency=None if undefended else item.saliency,
+        masked=None if undefended else item.masked,
+        planes=item.planes,
+        timings={**item.timings, "denoise": seconds},
+        steps=state.steps_run,
+    )

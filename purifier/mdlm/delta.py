@@ -1,0 +1,168 @@
+"""A fine-tuned checkpoint as a delta on its base: projector weights and a LoRA adapter.
+
+    delta.json                  what it is, and the SHA-256 of every file
+    projector.safetensors       the projector's tensors under their published names
+    adapter.safetensors         LoRA factors, `<weight>.lora_A` [r, in] and `.lora_B` [out, r]
+
+Either safetensors file may be absent. The base is the folder of the given name beside the
+delta.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from purifier.errors import CheckpointError
+from purifier.mdlm.base import Mdlm
+
+FORMAT = "disp-delta-1"
+_FILES = ("projector.safetensors", "adapter.safetensors")
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A delta whose files have been checked against their hashes.
+
+    Attributes:
+        folder: Where it lies.
+        base: The base checkpoint's folder.
+        base_sha256: Content hash of the base it was made on.
+        lora_scale: alpha / r.
+        tensors: Replacements by published name, and LoRA factors.
+    """
+
+    folder: Path
+    base: Path
+    base_sha256: str
+    lora_scale: float
+    tensors: dict[str, Tensor]
+
+
+def is_delta(folder: Path) -> bool:
+    """Whether a folder holds a delta."""
+    return (folder / "delta.json").is_file()
+
+
+def read_delta(folder: Path) -> Delta:
+    """Reads and checks a delta.
+
+    Raises:
+        CheckpointError: If it is damaged, altered, or its base is not there.
+    """
+    manifest = _manifest(folder)
+    name = manifest.get("base")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@-]*", name):
+        raise CheckpointError(f"{folder.name}: delta.json must name its base folder.")
+    base = folder.parent / name
+    if not base.is_dir():
+        raise CheckpointError(f"{folder.name}: its base {name} is not beside it.")
+    tensors: dict[str, Tensor] = {}
+    for file, expected in manifest["files"].items():
+        path = folder / file
+        if file not in _FILES or not path.is_file():
+            raise CheckpointError(f"{folder.name}: {file} is missing or not part of a delta.")
+        if file_sha256(path) != expected:
+            raise CheckpointError(f"{folder.name}: {file} was altered or damaged.")
+        try:
+            tensors.update(load_file(path))
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder.name}: {file} is not a safetensors file.") from error
+    return Delta(
+        folder, base, str(manifest["base_sha256"]), float(manifest.get("lora_scale", 1.0)), tensors
+    )
+
+
+def write_delta(
+    folder: Path,
+    *,
+    base: str,
+    base_sha256: str,
+    projector: dict[str, Tensor],
+    adapter: dict[str, Tensor],
+    lora_scale: float,
+    details: dict[str, Any],
+) -> None:
+    """Writes a delta; the manifest last, so that an unfinished folder is not a delta.
+
+    Args:
+        folder: Created if absent.
+        base: Name of the base folder beside it.
+        base_sha256: Content hash of the base.
+        projector: Projector tensors by published name.
+        adapter: LoRA factors by weight name.
+        lora_scale: alpha / r.
+        details: Further entries of delta.json: settings, seeds, data hash, metrics.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, tensors in zip(_FILES, (projector, adapter), strict=True):
+        if tensors:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)
+            files[name] = file_sha256(folder / name)
+    manifest = {
+        "format": FORMAT,
+        "base": base,
+        "base_sha256": base_sha256,
+        "lora_scale": lora_scale,
+        "files": files,
+        **details,
+    }
+    (folder / "delta.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+@torch.no_grad()
+def apply_delta(mdlm: Mdlm, delta: Delta) -> None:
+    """Merges a delta into a loaded base.
+
+    Raises:
+        CheckpointError: If a tensor has no place in the model or the wrong shape.
+    """
+    weights = mdlm.published_weights()
+    for name, tensor in delta.tensors.items():
+        target_name = name.removesuffix(".lora_A").removesuffix(".lora_B")
+        target = weights.get(target_name)
+        if target is None:
+            raise CheckpointError(f"{delta.folder.name}: {name} has no place in the base.")
+        if name.endswith(".lora_B"):
+            continue
+        change = tensor
+        if name.endswith(".lora_A"):
+            other = delta.tensors.get(f"{target_name}.lora_B")
+            if other is None or other.shape[-1] != tensor.shape[0]:
+                raise CheckpointError(f"{delta.folder.name}: {name} has no matching lora_B.")
+            change = delta.lora_scale * (other.float() @ tensor.float())
+        if change.shape != target.shape:
+            raise CheckpointError(f"{delta.folder.name}: {name} has the wrong shape.")
+        if name.endswith(".lora_A"):
+            change = target.float() + change.to(target.device)
+        target.copy_(change.to(target.device, target.dtype))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / "delta.json").read_text())
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{folder.name}: delta.json is not JSON.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{folder.name}: delta.json is not of the format {FORMAT}.")
+    if not isinstance(manifest.get("files"), dict) or "base_sha256" not in manifest:
+        raise CheckpointError(f"{folder.name}: delta.json lacks files or base_sha256.")
+    return cast(dict[str, Any], manifest)
+
+

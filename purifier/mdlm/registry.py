@@ -1,0 +1,167 @@
+"""The one place that loads weights: checks a checkpoint folder, then picks its family.
+
+A checkpoint is a folder in the family's published layout, or a delta on such a base: a
+folder with `delta.json` beside a folder `base`. Nothing but JSON and safetensors is ever
+read, and `config.json` is checked against an allow-list before anything else looks at it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from purifier.errors import CheckpointError, InvalidSetting
+from purifier.mdlm.base import Mdlm
+from purifier.mdlm.delta import apply_delta, is_delta, read_delta
+from purifier.mdlm.llada_v import LladaV
+
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npz", ".npy", ".joblib")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Family(Protocol):
+    """What a family registers: how a checked folder becomes a model."""
+
+    def __call__(self, path: Path, *, device: torch.device | str, dtype: torch.dtype) -> Mdlm: ...
+
+
+_FAMILIES: dict[str, Family] = {"LlavaLLaDAModelLM": LladaV.load}
+"""Architecture named in config.json -> loader."""
+
+_MODEL_TYPES = ("llava_llada",)
+
+
+def load_mdlm(
+    path: str | Path, *, device: str = "cpu", dtype: str | torch.dtype = "float32"
+) -> Mdlm:
+    """Loads a checkpoint folder.
+
+    Args:
+        path: A base checkpoint or a delta.
+        device: `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `float32` or `bfloat16`.
+
+    Raises:
+        CheckpointError: If the folder is refused, incomplete or damaged.
+        InvalidSetting: If device or dtype is unknown or not there.
+    """
+    folder = _folder(path)
+    if isinstance(dtype, str):
+        if dtype not in _DTYPES:
+            raise InvalidSetting(f"dtype must be one of {', '.join(_DTYPES)}.", param="dtype")
+        dtype = _DTYPES[dtype]
+    target = _device(device)
+    if not is_delta(folder):
+        return _load_base(folder, target, dtype)
+    delta = read_delta(folder)
+    _refuse_pickles(folder)
+    mdlm = _load_base(delta.base, target, dtype)
+    if base_hash(delta.base) != delta.base_sha256:
+        raise CheckpointError(f"{folder.name}: its base was altered since the delta was made.")
+    apply_delta(mdlm, delta)
+    return mdlm
+
+
+def checkpoint_id(path: str | Path) -> str:
+    """The immutable name of a checkpoint: folder name and content hash, `name@sha256:12 hex`."""
+    folder = _folder(path)
+    name = folder.name if folder.name else "checkpoint"
+    return f"{name}@sha256:{_content_hash(folder)[:12]}"
+
+
+def base_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of a base checkpoint's files, hexadecimal."""
+    return _content_hash(folder)
+
+
+def check_folder(folder: Path) -> str:
+    """Refuses what must not be read, and returns the architecture named in config.json.
+
+    Raises:
+        CheckpointError: On pickled weights, remote code, or an unknown model.
+    """
+    _refuse_pickles(folder)
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder.name} has no config.json.")
+    try:
+        config = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{folder.name}: config.json is not JSON.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder.name}: config.json is not a JSON object.")
+    _refuse_remote_code(config, folder.name)
+    if config.get("model_type") not in _MODEL_TYPES:
+        raise CheckpointError(
+            f"{folder.name}: model_type must be one of {', '.join(_MODEL_TYPES)}."
+        )
+    architectures = config.get("architectures")
+    known = [name for name in architectures or [] if name in _FAMILIES]
+    if not isinstance(architectures, list) or len(known) != 1:
+        raise CheckpointError(
+            f"{folder.name}: architectures must name one of {', '.join(_FAMILIES)}."
+        )
+    return str(known[0])
+
+
+def _load_base(folder: Path, device: torch.device, dtype: torch.dtype) -> Mdlm:
+    architecture = check_folder(folder)
+    return _FAMILIES[architecture](folder, device=device, dtype=dtype)
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path).resolve()
+    if not folder.is_dir():
+        raise CheckpointError("The checkpoint folder does not exist.", param="model")
+    return folder
+
+
+def _device(name: str) -> torch.device:
+    kind = name.split(":")[0]
+    available: dict[str, Callable[[], bool]] = {
+        "cpu": lambda: True,
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if kind not in available:
+        raise InvalidSetting("device must be cpu, cuda, cuda:N or mps.", param="device")
+    if not available[kind]():
+        raise InvalidSetting(f"This machine has no {kind} device.", param="device")
+    return torch.device(name)
+
+
+def _refuse_pickles(folder: Path) -> None:
+    found = sorted(file.name for file in folder.rglob("*") if file.suffix.lower() in _PICKLED)
+    if found:
+        raise CheckpointError(
+            f"{folder.name} holds files that can run code when loaded ({', '.join(found)}); "
+            "only safetensors are read."
+        )
+
+
+def _refuse_remote_code(value: Any, name: str) -> None:
+    """Looks for `auto_map` and `trust_remote_code` at any depth (CVE-2026-5241)."""
+    if isinstance(value, dict):
+        for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
+            if value.get(key):
+                raise CheckpointError(f"{name}: config.json asks for remote code ({key}).")
+        for part in value.values():
+            _refuse_remote_code(part, name)
+    elif isinstance(value, list):
+        for part in value:
+            _refuse_remote_code(part, name)
+
+
+def _content_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix in (".json", ".safetensors"):
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
