@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
+from pydantic_core import PydanticCustomError
 
 from server.schemas.defense import DefenseReport, DefenseRequest, Seed
 
@@ -84,9 +85,23 @@ class ChatRequest(BaseModel):
         list[StopText] | None, BeforeValidator(_as_list), Field(max_length=MAX_STOP)
     ] = None
     seed: Seed | None = None
-    stream: Literal[False] | None = None
-    n: Literal[1] | None = None
+    stream: bool | None = None
+    n: int | None = None
     defense: DefenseRequest = Field(default_factory=DefenseRequest)
+
+    @field_validator("stream")
+    @classmethod
+    def _no_stream(cls, value: bool | None) -> bool | None:
+        if value:
+            raise PydanticCustomError("stream", "Answers are not streamed; leave stream out.")
+        return value
+
+    @field_validator("n")
+    @classmethod
+    def _one_answer(cls, value: int | None) -> int | None:
+        if value not in (None, 1):
+            raise PydanticCustomError("n", "There is one answer to a request; leave n out.")
+        return value
 
     @property
     def unknown_fields(self) -> list[str]:

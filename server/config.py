@@ -1,0 +1,98 @@
+"""Settings of the service and the limits of what it accepts."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from purifier.defense.config import MaskingConfig
+from purifier.denoise.config import GenerationConfig
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """What an image from outside may be.
+
+    Attributes:
+        images: Images of one request.
+        image_bytes: Bytes of one encoded image.
+        image_pixels: Pixels of one image, told by its header before it is decoded.
+        request_pixels: Pixels of all images of one request.
+        min_side: Shorter side in pixels.
+        max_side: Longer side in pixels.
+        max_aspect: Longer side over shorter side.
+    """
+
+    images: int = 8
+    image_bytes: int = 10 * MEGABYTE
+    image_pixels: int = 25_000_000
+    request_pixels: int = 50_000_000
+    min_side: int = 8
+    max_side: int = 16_384
+    max_aspect: float = 50.0
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How the service behaves.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        queue_size: Requests that may wait for the engine, besides the one it works on.
+        max_body: Bytes of a request body.
+        deadline: Seconds one generation may take.
+        drain: Seconds that running requests are given at shutdown.
+        media: Limits of images.
+        generation: Denoising settings a request starts from.
+        masking: The defence a request starts from.
+        insecure_no_auth: Serve without keys; only on a loopback address.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    queue_size: int = 32
+    max_body: int = 20 * MEGABYTE
+    deadline: float = 600.0
+    drain: float = 30.0
+    media: MediaLimits = field(default_factory=MediaLimits)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    insecure_no_auth: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise StartError("port must be between 0 and 65535.")
+        if self.queue_size < 1:
+            raise StartError("queue size must be at least 1.")
+        if self.insecure_no_auth and not is_loopback(self.host):
+            raise StartError(
+                "A server without keys may only listen on a loopback address: "
+                "use --host 127.0.0.1, or give it keys."
+            )
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which checkpoint is served, where and in which precision."""
+
+    path: Path
+    device: str
+    dtype: str
+
+
+class StartError(Exception):
+    """The service cannot start; the message says what to change."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody outside this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
