@@ -5,11 +5,26 @@ from __future__ import annotations
 import email.utils
 import random
 import time
+from dataclasses import dataclass
 
 import httpx
 
 FIRST_PAUSE = 0.5
 LONGEST_BACKOFF = 8.0
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a request may be tried again.
+
+    Attributes:
+        limit: Tries after the first one.
+        max_wait: Longest pause in seconds that `Retry-After` may ask for; a longer one ends
+            the tries.
+    """
+
+    limit: int
+    max_wait: float
 
 
 def retry_after(headers: httpx.Headers) -> float | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import httpx
 
 from clients._exceptions import InvalidInput
+from clients._retry import Retries
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -20,15 +22,12 @@ class Settings:
     Attributes:
         base_url: The server, without `/v1`.
         api_key: Key sent as bearer token; None sends none.
-        max_retries: Tries after the first one.
-        max_wait: Longest pause in seconds that `Retry-After` may ask for; a longer one ends
-            the retries.
+        retries: How often a request may be tried again.
     """
 
     base_url: httpx.URL
     api_key: str | None
-    max_retries: int
-    max_wait: float
+    retries: Retries
 
 
 def resolve(
@@ -51,4 +50,12 @@ def resolve(
     key = api_key or os.environ.get("DISP_API_KEY") or None
     if key is not None and not (key.isascii() and key.isprintable()):
         raise InvalidInput("api_key holds characters that cannot be sent in a header.")
-    return Settings(base_url=url, api_key=key, max_retries=max_retries, max_wait=max_wait)
+    return Settings(base_url=url, api_key=key, retries=Retries(max_retries, max_wait))
+
+
+def headers(settings: Settings) -> dict[str, str]:
+    """Headers of every request."""
+    common = {"accept": "application/json", "user-agent": f"disp-client/{version('disp-server')}"}
+    if settings.api_key is not None:
+        common["authorization"] = f"Bearer {settings.api_key}"
+    return common

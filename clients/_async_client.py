@@ -1,0 +1,154 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TypeVar, Unpack
+
+import httpx
+
+from clients import _calls
+from clients._answer import Answer
+from clients._calls import Call, Defense, Generation
+from clients._exchange import Pause, exchange
+from clients._images import Images
+from clients._settings import DEFAULT_TIMEOUT, headers, resolve
+from server.schemas import ChatRequest, ChatResponse, EngineStatus, Health, ModelCard
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Asks a DiSP server.
+
+        async with AsyncClient("http://127.0.0.1:8000", api_key="sk-...") as client:
+            print((await client.answer("scene.jpg", "Describe the image.")).text)
+
+    Safe to share between tasks of one event loop.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float | httpx.Timeout = DEFAULT_TIMEOUT,
+        max_retries: int = 2,
+        max_wait: float = 60.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Opens no connection yet.
+
+        Args:
+            base_url: The server; `DISP_BASE_URL`, or http://127.0.0.1:8000, by default.
+            api_key: The key; `DISP_API_KEY` by default.
+            timeout: Seconds, or httpx's finer settings.
+            max_retries: Tries after the first one, where the server says 429 or 503 or no
+                connection could be opened.
+            max_wait: Longest pause in seconds that `Retry-After` may ask for.
+            transport: Replaces the network: one method, `handle_async_request`.
+
+        Raises:
+            InvalidInput: If the base URL is not one, or the key cannot be sent.
+        """
+        self._settings = resolve(base_url, api_key, max_retries, max_wait)
+        self._http = httpx.AsyncClient(
+            base_url=self._settings.base_url,
+            headers=headers(self._settings),
+            timeout=timeout,
+            transport=transport,
+        )
+
+    async def answer(
+        self,
+        image: Images,
+        question: str,
+        *,
+        system: str | None = None,
+        model: str = "default",
+        defense: Defense = None,
+        return_saliency: bool = False,
+        **generation: Unpack[Generation],
+    ) -> Answer:
+        """Answers one question about one image, several, or none.
+
+        Args:
+            image: Path, data URL, file content or PIL image; a list of them; or None.
+            question: The question.
+            system: A system turn before it.
+            model: A name from `models()`.
+            defense: None for the server's setting, True, False (needs a key that may), or
+                settings such as `{"ratio": 0.3, "level": "token"}`.
+            return_saliency: Whether saliency and mask of every image come with the answer.
+            **generation: Denoising settings; see `Generation`.
+
+        Raises:
+            InvalidInput: If an image or a setting cannot be sent.
+            StatusError: If the server refuses.
+            ConnectionFailed: If no answer comes.
+        """
+        call = _calls.answer(
+            image,
+            question,
+            system=system,
+            model=model,
+            defense=defense,
+            return_saliency=return_saliency,
+            **generation,
+        )
+        return await self._run(call)
+
+    async def chat(self, request: ChatRequest) -> ChatResponse:
+        """Answers a whole dialogue."""
+        return await self._run(_calls.chat(request))
+
+    async def models(self) -> list[ModelCard]:
+        """Every model the server answers with."""
+        return (await self._run(_calls.models())).data
+
+    async def status(self) -> EngineStatus:
+        """Counters of the engine, and what it is doing now."""
+        return await self._run(_calls.status())
+
+    async def health(self) -> Health:
+        """Whether the process is up."""
+        return await self._run(_calls.health())
+
+    async def ready(self) -> bool:
+        """Whether a model is loaded and answers."""
+        return await self._run(_calls.ready())
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _run(self, call: Call[T]) -> T:
+        request = _calls.build(call, self._http)
+        steps = exchange(request, call.read, _calls.retries(call, self._settings))
+        outcome: httpx.Response | httpx.TransportError | None = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            outcome = None
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+                continue
+            try:
+                outcome = await self._http.send(step)
+            except httpx.TransportError as error:
+                outcome = error
