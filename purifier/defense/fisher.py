@@ -11,14 +11,15 @@ factor of F.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
-from purifier.defense.first_step import Response, first_step_logits
-from purifier.defense.gradients import directional_products
+from purifier.defense.first_step import Response, first_step_batch
+from purifier.defense.gradients import cotangents_at_once, directional_products
 from purifier.defense.probes import (
     Estimator,
     FirstStepDistribution,
@@ -29,6 +30,42 @@ from purifier.defense.probes import (
 )
 from purifier.defense.sites import Encoding
 from purifier.mdlm.base import Mdlm
+
+
+@dataclass(frozen=True)
+class ScoredOutputs:
+    """The top-K logits of the first step, with a graph, and what they say.
+
+    Attributes:
+        selected: float32 [B, G, K].
+        distribution: The same as a distribution.
+        at_once: Cotangents that one backward pass should carry.
+    """
+
+    selected: Tensor
+    distribution: FirstStepDistribution
+    at_once: int
+
+    def products(self, cotangents: Iterable[Tensor], encoding: Encoding) -> list[Tensor]:
+        """Directional products of cotangents [B, G, K], for every leaf float64 [m, ...]."""
+        return directional_products(
+            self.selected,
+            cotangents,
+            encoding.leaves,
+            encoding.directions,
+            at_once=self.at_once,
+        )
+
+
+def scored_outputs(
+    mdlm: Mdlm, encoding: Encoding, response: Response, config: MaskingConfig
+) -> ScoredOutputs:
+    """The forward pass of the first step, restricted to the top-K tokens."""
+    batch = first_step_batch(mdlm, encoding.prompts, response)
+    logits = mdlm.logits(batch.embeds, batch.positions, batch.lengths)
+    distribution = FirstStepDistribution.of(logits, config.top_k, config.temperature)
+    selected = logits.gather(-1, distribution.ids)
+    return ScoredOutputs(selected, distribution, cotangents_at_once(batch.embeds))
 
 
 def sampled_products(
@@ -49,13 +86,12 @@ def sampled_products(
         estimator: Whether the probe is held constant.
         draws: float64 [m, B, G, K] to use instead of drawing from the seed.
     """
-    logits = first_step_logits(mdlm, encoding.prompts, response)
-    distribution = FirstStepDistribution.of(logits, config.top_k, config.temperature)
+    outputs = scored_outputs(mdlm, encoding, response, config)
     if draws is None:
-        draws = request_draws(encoding, config, distribution)
-    probes = apply_map(probe_map(distribution, estimator), draws.to(distribution.probs.device))
-    selected = logits.gather(-1, distribution.ids)
-    return directional_products(selected, probes, encoding.leaves, encoding.directions)
+        draws = request_draws(encoding, config, outputs.distribution)
+    matrices = probe_map(outputs.distribution, estimator)
+    probes = apply_map(matrices, draws.to(matrices.device))
+    return outputs.products(probes, encoding)
 
 
 def exact_products(
@@ -66,11 +102,8 @@ def exact_products(
     estimator: Estimator = "fisher",
 ) -> list[Tensor]:
     """Directional products of every column of the factor, for every leaf [G * columns, ...]."""
-    logits = first_step_logits(mdlm, encoding.prompts, response)
-    distribution = FirstStepDistribution.of(logits, config.top_k, config.temperature)
-    basis = probe_basis(distribution, estimator)
-    selected = logits.gather(-1, distribution.ids)
-    return directional_products(selected, columns(basis), encoding.leaves, encoding.directions)
+    outputs = scored_outputs(mdlm, encoding, response, config)
+    return outputs.products(columns(probe_basis(outputs.distribution, estimator)), encoding)
 
 
 def sampled_scores(products: Tensor) -> Tensor:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from purifier.defense.numeric import wide
+
+POSITIONS_AT_ONCE = 4096
+"""Cotangents times sequence positions of one backward pass.
+
+Short sequences gain from passing several cotangents through the graph together; long ones
+fill the device by themselves, and memory stays bounded.
+"""
 
 
 def directional_products(
@@ -15,25 +23,56 @@ def directional_products(
     cotangents: Iterable[Tensor],
     leaves: Sequence[Tensor],
     directions: Sequence[Tensor],
+    *,
+    at_once: int = 1,
 ) -> list[Tensor]:
     """Products <J^T q, direction> of every leaf row with every cotangent q.
 
     The gradients go to the leaves only; parameters get none. Rows of a batch do not see
-    each other, so one pass serves all rows, each with its own cotangent. The graph of
-    `outputs` is freed.
+    each other, so one pass serves all rows, each with its own cotangent.
 
     Args:
         outputs: [B, G, K] with a graph down to the leaves.
         cotangents: Vectors q, each [B, G, K].
         leaves: Tensors [..., D] the outputs depend on.
         directions: float64 [..., D], one for each leaf.
+        at_once: Cotangents in one backward pass.
 
     Returns:
         For each leaf float64 [m, ...] with m the number of cotangents.
     """
     products: list[list[Tensor]] = [[] for _ in leaves]
-    for cotangent in cotangents:
-        gradients = torch.autograd.grad(outputs, leaves, cotangent.to(outputs), retain_graph=True)
-        for row, gradient, direction in zip(products, gradients, directions, strict=True):
-            row.append((wide(gradient) * direction).sum(-1))
-    return [torch.stack(row) for row in products]
+    for group in in_groups(cotangents, at_once):
+        gradients = pull_back(outputs, group, leaves)
+        for rows, gradient, direction in zip(products, gradients, directions, strict=True):
+            rows.append((wide(gradient) * direction).sum(-1))
+    return [torch.cat(rows) for rows in products]
+
+
+def pull_back(
+    outputs: Tensor, cotangents: Sequence[Tensor], leaves: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Gradients [c, ...] of every leaf for c cotangents; the graph is kept."""
+    if len(cotangents) == 1:
+        cotangent = cotangents[0].to(outputs)
+        gradients = torch.autograd.grad(outputs, leaves, cotangent, retain_graph=True)
+        return [gradient[None] for gradient in gradients]
+    return torch.autograd.grad(
+        outputs,
+        leaves,
+        torch.stack(list(cotangents)).to(outputs),
+        retain_graph=True,
+        is_grads_batched=True,
+    )
+
+
+def cotangents_at_once(embeds: Tensor) -> int:
+    """Cotangents that one backward pass through a batch [B, N, D] should carry."""
+    return min(32, max(1, POSITIONS_AT_ONCE // (embeds.shape[0] * embeds.shape[1])))
+
+
+def in_groups(items: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Consecutive groups of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
