@@ -1,6 +1,6 @@
 """An answer to a question about an image, defended or not: the whole way in one place.
 
-    messages -> prepare -> encode -> saliency -> mask -> denoise -> text
+messages -> prepare -> encode -> saliency -> mask -> denoise -> text
 """
 
 from __future__ import annotations

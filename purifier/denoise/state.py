@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from purifier.denoise.config import GenerationConfig
+from purifier.denoise.config import GenerationConfig, Remasking
 from purifier.denoise.noise import Noise, SeededNoise
 from purifier.denoise.remasking import choose_tokens, confidence, surest
 from purifier.denoise.schedule import linear_schedule
@@ -166,9 +166,9 @@ def denoising_step(mdlm: Mdlm, states: Sequence[DenoisingState]) -> None:
 
 def _rows_by_settings(
     states: Sequence[DenoisingState],
-) -> dict[tuple[str, float], list[int]]:
+) -> dict[tuple[Remasking, float], list[int]]:
     """Rows that choose and rank their tokens in the same way."""
-    groups: dict[tuple[str, float], list[int]] = {}
+    groups: dict[tuple[Remasking, float], list[int]] = {}
     for row, state in enumerate(states):
         key = (state.config.remasking, state.config.temperature)
         groups.setdefault(key, []).append(row)

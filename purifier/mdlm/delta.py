@@ -164,5 +164,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest.get("files"), dict) or "base_sha256" not in manifest:
         raise CheckpointError(f"{folder.name}: delta.json lacks files or base_sha256.")
     return cast(dict[str, Any], manifest)
-
-

@@ -122,7 +122,7 @@ def _folder(path: str | Path) -> Path:
 
 
 def _device(name: str) -> torch.device:
-    kind = name.split(":")[0]
+    kind = name.split(":", 1)[0]
     available: dict[str, Callable[[], bool]] = {
         "cpu": lambda: True,
         "cuda": torch.cuda.is_available,

@@ -117,6 +117,11 @@ class LladaV:
         modules.to(device).eval().requires_grad_(False)
         return cls(config, modules, tokenizer, tokens)
 
+    @classmethod
+    def wrap(cls, path: Path, modules: LladaVModules) -> LladaV:
+        """A model of a folder's configuration and tokenizer around modules made elsewhere."""
+        return cls(read_config(path), modules, ChatTokenizer(path / "tokenizer.json"))
+
     @property
     def tokenizer(self) -> ChatTokenizer:
         if self._tokenizer is None:
@@ -133,7 +138,8 @@ class LladaV:
 
     @property
     def mask_embedding(self) -> Tensor:
-        return self.modules.language_model.embed_tokens.weight[self.tokens.mask]
+        weight: Tensor = self.modules.language_model.embed_tokens.weight
+        return weight[self.tokens.mask]
 
     def prepare(self, messages: Sequence[Message]) -> Inputs:
         ids, images = self.tokenizer.render(messages)
@@ -164,12 +170,14 @@ class LladaV:
 
     def patch_embeddings(self, image: ImageInput) -> Tensor:
         pixels = image.pixels.to(self.device, self.dtype)
-        return self.modules.vision_tower.embeddings(pixels)
+        embeddings: Tensor = self.modules.vision_tower.embeddings(pixels)
+        return embeddings
 
     def encode_views(self, patches: Tensor) -> Tensor:
         """Encoder and projector: [views, patches, D_vision] -> [views, patches, D]."""
         features = self.modules.vision_tower.encoder(inputs_embeds=patches).last_hidden_state
-        return self.modules.mm_projector(features)
+        projected: Tensor = self.modules.mm_projector(features)
+        return projected
 
     def visual_embeddings(self, image: ImageInput, patches: Tensor | None = None) -> Tensor:
         features = self.encode_views(self.patch_embeddings(image) if patches is None else patches)
@@ -199,7 +207,8 @@ class LladaV:
         return self.assemble(inputs, [self.visual_embeddings(image) for image in inputs.images])
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
-        return self.modules.language_model.embed_tokens(ids)
+        embeddings: Tensor = self.modules.language_model.embed_tokens(ids)
+        return embeddings
 
     def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         mask = _padding_mask(embeds, lengths)

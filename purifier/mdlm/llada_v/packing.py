@@ -34,7 +34,7 @@ def pack(features: Tensor, layout: Layout, newline: Tensor) -> Tensor:
     side = round(patches**0.5)
     columns, rows = layout.tiles
     top, bottom, left, right = layout.crop
-    tiles = features[:, 1:].unflatten(1, (rows, columns)).unflatten(3, (side, side))
+    tiles = features[:, 1:].reshape(batch, rows, columns, side, side, width)
     # [B, rows, columns, side, side, D] -> [B, D, rows * side, columns * side]
     plane = tiles.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
     plane = plane[:, :, top:bottom, left:right]

@@ -1,6 +1,6 @@
-"""LLaDA-V's prompt layout: the chat template, and where images go.
+r"""LLaDA-V's prompt layout: the chat template, and where images go.
 
-    bos, then for every turn: start_header role end_header "\\n\\n" content eot,
+    bos, then for every turn: start_header role end_header "\n\n" content eot,
     then the open assistant header
 
 Text around an image is tokenised piece by piece, as the published code splits a prompt at
@@ -65,8 +65,10 @@ class ChatTokenizer:
         missing = sorted({_MARKS[name] for name, value in ids.items() if value is None})
         if missing:
             raise CheckpointError(f"tokenizer.json lacks the special tokens {', '.join(missing)}.")
-        self.tokens = SpecialTokens(**ids)
-        added = {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
+        self.tokens = SpecialTokens(**{name: int(value or 0) for name, value in ids.items()})
+        added = {
+            token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()
+        }
         self._added = added
         self._added_pattern = re.compile("|".join(map(re.escape, sorted(added, key=len)[::-1])))
 
@@ -82,7 +84,7 @@ class ChatTokenizer:
         ids: list[int] = []
         end = 0
         for match in self._added_pattern.finditer(text):
-            ids += self.encode(text[end : match.start()]) + [self._added[match[0]]]
+            ids += [*self.encode(text[end : match.start()]), self._added[match[0]]]
             end = match.end()
         return ids + self.encode(text[end:])
 

@@ -74,7 +74,9 @@ def load_weights(modules: nn.Module, path: Path, *, dtype: torch.dtype) -> None:
         "wrong shape": sorted(wrong_shape),
     }
     if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        listed = "; ".join(
+            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
+        )
         raise CheckpointError(f"The checkpoint's tensors do not fit its config.json. {listed}")
     modules.load_state_dict(found, strict=True, assign=True)
 
@@ -86,7 +88,7 @@ def _is_unused(published: str, expected: Mapping[str, object]) -> bool:
     layer = "model.vision_tower.vision_tower.vision_model.encoder.layers."
     if not published.startswith(layer):
         return False
-    number = published[len(layer) :].split(".")[0]
+    number = published[len(layer) :].split(".", 1)[0]
     name = module_name(f"{layer}{number}.layer_norm1.weight")
     return number.isdigit() and name not in expected
 
