@@ -44,6 +44,7 @@ class ServerConfig:
         port: Port to listen on; 0 takes a free one.
         queue_size: Requests that may wait for the engine, besides the one it works on.
         max_body: Bytes of a request body.
+        max_text: Characters of all turns of a request; bounds the tokenizer's work.
         deadline: Seconds one generation may take.
         drain: Seconds that running requests are given at shutdown.
         media: Limits of images.
@@ -56,6 +57,7 @@ class ServerConfig:
     port: int = 8000
     queue_size: int = 32
     max_body: int = 20 * MEGABYTE
+    max_text: int = 200_000
     deadline: float = 600.0
     drain: float = 30.0
     media: MediaLimits = field(default_factory=MediaLimits)

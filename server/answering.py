@@ -1,0 +1,302 @@
+"""From a chat request to an engine job, and from an answer to a chat response.
+
+Everything a request can be blamed for is found here, before it takes up the engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from PIL import Image
+
+from purifier.answer import Answer, check_length
+from purifier.defense.config import MaskingConfig
+from purifier.denoise.config import GenerationConfig
+from purifier.errors import InvalidPrompt as PromptError
+from purifier.errors import InvalidSetting as SettingError
+from purifier.mdlm.base import Message
+from server.config import ServerConfig
+from server.engine import Job, Serving, Ticket
+from server.errors import (
+    ContextLengthExceeded,
+    ImageDimensions,
+    ImageMissing,
+    InvalidPrompt,
+    InvalidSetting,
+    ModelNotFound,
+    ScopeMissing,
+)
+from server.schemas import (
+    AnswerMessage,
+    ChatRequest,
+    ChatResponse,
+    Choice,
+    DefenseReport,
+    ImagePart,
+    SaliencyMap,
+    TextPart,
+    Usage,
+)
+from server.security.keys import Principal
+from server.security.media import open_images
+
+PLACEHOLDER = "<image>"
+_LENGTHS = ("max_completion_tokens", "max_tokens", "gen_length")
+_KNOBS = ("steps", "block_length", "temperature", "guidance_scale", "remasking", "seed")
+_DEFENSE = ("level", "ratio", "ranker", "probes", "top_k", "temperature", "pooling", "seed")
+_WARNED_NAMES = 20
+_WARNED_LENGTH = 64
+
+
+def check_model(request: ChatRequest, serving: Serving) -> None:
+    """Checks that the request asks for a model that is served.
+
+    Raises:
+        ModelNotFound: If not.
+    """
+    if request.model not in ("default", serving.name, serving.checkpoint):
+        raise ModelNotFound(
+            "No such model is served here; GET /v1/models lists them, and 'default' always works.",
+            param="model",
+        )
+
+
+def check_scope(request: ChatRequest, principal: Principal, config: ServerConfig) -> None:
+    """Checks that the key may ask for as little defence as the request does.
+
+    Raises:
+        ScopeMissing: If the defence is switched off or made weaker than the server's without
+            the scope `infer:undefended`.
+    """
+    if "infer:undefended" in principal.scopes:
+        return
+    defense = request.defense
+    weaker = {
+        "defense.enabled": not defense.enabled,
+        "defense.ratio": defense.ratio is not None and defense.ratio < config.masking.ratio,
+        "defense.ranker": defense.ranker == "random" and config.masking.ranker != "random",
+    }
+    for param, is_weaker in weaker.items():
+        if is_weaker:
+            raise ScopeMissing(
+                "This key may not switch the defence off or make it weaker than the server's: "
+                "it lacks the scope infer:undefended.",
+                param=param,
+            )
+
+
+def generation_of(request: ChatRequest, default: GenerationConfig) -> GenerationConfig:
+    """The denoising settings of a request.
+
+    Raises:
+        InvalidSetting: If one is out of range, or two response lengths differ.
+    """
+    given = request.model_dump(include={*_LENGTHS, *_KNOBS}, exclude_none=True)
+    lengths = {name: given.pop(name) for name in _LENGTHS if name in given}
+    if len(set(lengths.values())) > 1:
+        raise InvalidSetting(
+            f"{' and '.join(lengths)} differ; they mean the same, send one of them.",
+            param=next(iter(lengths)),
+        )
+    if lengths:
+        given["gen_length"] = next(iter(lengths.values()))
+    if request.stop:
+        given["stop"] = (*default.stop, *request.stop)
+    try:
+        return replace(default, **given)
+    except SettingError as error:
+        sent = error.param
+        if sent == "gen_length" and lengths:
+            sent = next(iter(lengths))
+        raise InvalidSetting(error.message, param=sent) from None
+
+
+def masking_of(request: ChatRequest, default: MaskingConfig) -> MaskingConfig | None:
+    """The defence of a request; None if it is switched off.
+
+    Raises:
+        InvalidSetting: If a setting is out of range, even if the defence is off.
+    """
+    given = request.defense.model_dump(include=set(_DEFENSE), exclude_none=True)
+    try:
+        masking = replace(default, **given)
+    except SettingError as error:
+        raise InvalidSetting(error.message, param=f"defense.{error.param}") from None
+    return masking if request.defense.enabled else None
+
+
+def check_turns(request: ChatRequest, config: ServerConfig) -> None:
+    """Checks what the turns say, before anything is decoded.
+
+    Raises:
+        InvalidPrompt: If a turn is empty or misplaced.
+        ImageMissing: If a text holds the image placeholder and the request no image.
+        ContextLengthExceeded: If the text is longer than any context.
+    """
+    if request.messages[-1].role != "user":
+        raise InvalidPrompt(
+            "The last message must be the user's.",
+            param=f"messages[{len(request.messages) - 1}].role",
+        )
+    characters = 0
+    has_image = bool(_image_urls(request))
+    for number, message in enumerate(request.messages):
+        where = f"messages[{number}].content"
+        texts = [part.text for part in message.content if isinstance(part, TextPart)]
+        if not any(text.strip() for text in texts):
+            raise InvalidPrompt(
+                f"This {message.role} message has no text; give it some.", param=where
+            )
+        if message.role != "user" and len(texts) < len(message.content):
+            raise InvalidPrompt("Images may only stand in user messages.", param=where)
+        if not has_image and any(PLACEHOLDER in text for text in texts):
+            raise ImageMissing(
+                f"The text holds {PLACEHOLDER} and the request no image; send it as an "
+                "image_url part.",
+                param=where,
+            )
+        characters += sum(map(len, texts))
+    if characters > config.max_text:
+        raise ContextLengthExceeded(
+            f"The messages have {characters:,} characters; {config.max_text:,} at most are read.",
+            param="messages",
+        )
+
+
+def prepare(
+    request: ChatRequest,
+    serving: Serving,
+    generation: GenerationConfig,
+    masking: MaskingConfig | None,
+    config: ServerConfig,
+    request_id: str,
+) -> Job:
+    """Opens the images and makes the prompt; takes a while, so not for the event loop.
+
+    Raises:
+        ServerError: If an image is refused or the prompt does not fit the context.
+    """
+    images = open_images(_image_urls(request), config.media)
+    try:
+        inputs = serving.prepare(_messages(request, images))
+    except PromptError as error:
+        # The turns were checked before: what is left is an image's shape, or the length.
+        if error.param == "messages":
+            raise ContextLengthExceeded(error.message, param="messages") from None
+        raise ImageDimensions(error.message, param="messages") from None
+    try:
+        check_length(serving.mdlm, inputs, generation)
+    except PromptError as error:
+        raise ContextLengthExceeded(error.message, param=error.param) from None
+    return Job(inputs, generation, masking if inputs.images else None, request_id)
+
+
+def response_of(
+    request: ChatRequest,
+    ticket: Ticket,
+    answer: Answer,
+    *,
+    prepare_seconds: float,
+    total_seconds: float,
+) -> ChatResponse:
+    """The answer in OpenAI's shape, with the `defense` block."""
+    checkpoint = ticket.serving.checkpoint
+    parts = {
+        "prepare": prepare_seconds,
+        "queue": ticket.queue_seconds,
+        **answer.timings,
+        "total": total_seconds,
+    }
+    return ChatResponse(
+        id=f"chatcmpl-{ticket.job.request_id}",
+        created=int(time.time()),
+        model=request.model,
+        system_fingerprint=checkpoint,
+        choices=[
+            Choice(
+                message=AnswerMessage(content=answer.text),
+                finish_reason="stop" if answer.finish_reason == "stop" else "length",
+            )
+        ],
+        usage=Usage(
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=len(answer.token_ids),
+            total_tokens=answer.prompt_tokens + len(answer.token_ids),
+            visual_tokens=answer.n_visual_tokens,
+            steps=answer.steps,
+        ),
+        defense=_report(request, ticket.job, answer, checkpoint, parts),
+        warnings=_warnings(request),
+    )
+
+
+def _report(
+    request: ChatRequest, job: Job, answer: Answer, checkpoint: str, parts: Mapping[str, float]
+) -> DefenseReport:
+    timings = {name: round(seconds * 1000, 3) for name, seconds in parts.items()}
+    if job.masking is None or answer.masked is None:
+        reason = "no_image" if request.defense.enabled else "disabled"
+        return DefenseReport.model_validate(
+            {"applied": False, "reason": reason, "checkpoint": checkpoint, "timings": timings}
+        )
+    settings: dict[str, Any] = asdict(job.masking)
+    return DefenseReport(
+        applied=True,
+        **settings,
+        masked=int(answer.masked.sum()),
+        total=answer.n_units,
+        checkpoint=checkpoint,
+        timings=timings,
+        saliency=_maps(answer) if request.defense.return_saliency else None,
+    )
+
+
+def _maps(answer: Answer) -> list[SaliencyMap]:
+    return [
+        SaliencyMap(
+            rows=plane.saliency.shape[0],
+            columns=plane.saliency.shape[1],
+            saliency=plane.saliency.tolist(),
+            masked=plane.masked.tolist(),
+        )
+        for plane in answer.planes
+    ]
+
+
+def _warnings(request: ChatRequest) -> list[str]:
+    unknown = request.unknown_fields
+    found = [
+        f"{name[:_WARNED_LENGTH]!r} is not known here and was ignored."
+        for name in unknown[:_WARNED_NAMES]
+    ]
+    texts = (part.text for turn in request.messages for part in turn.content if part.type == "text")
+    if any(PLACEHOLDER in text for text in texts):
+        found.append(
+            f"{PLACEHOLDER} in a text is read as text; images stand where their parts stand."
+        )
+    return found
+
+
+def _image_urls(request: ChatRequest) -> list[tuple[str, str]]:
+    return [
+        (f"messages[{number}].content[{place}].image_url.url", part.image_url.url)
+        for number, message in enumerate(request.messages)
+        for place, part in enumerate(message.content)
+        if isinstance(part, ImagePart)
+    ]
+
+
+def _messages(request: ChatRequest, images: Sequence[Image.Image]) -> list[Message]:
+    rest = iter(images)
+    return [
+        Message(
+            "system" if message.role == "developer" else message.role,
+            tuple(
+                part.text if isinstance(part, TextPart) else next(rest) for part in message.content
+            ),
+        )
+        for message in request.messages
+    ]

@@ -1,0 +1,84 @@
+"""What goes through the engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from purifier.answer import Answer
+from purifier.defense.config import MaskingConfig
+from purifier.denoise.config import GenerationConfig
+from purifier.mdlm.base import Inputs, Mdlm, Message
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A loaded model and its names.
+
+    Attributes:
+        mdlm: The model; its weights are used by the engine thread alone.
+        checkpoint: Immutable id, `name@sha256:` and 12 hex digits.
+        created: Unix seconds of its loading.
+    """
+
+    mdlm: Mdlm
+    checkpoint: str
+    created: int
+    _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name without its hash."""
+        return self.checkpoint.partition("@")[0]
+
+    def prepare(self, messages: Sequence[Message]) -> Inputs:
+        """`mdlm.prepare`, one at a time: tokenizers keep state while they encode."""
+        with self._tokenizing:
+            return self.mdlm.prepare(messages)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request as the engine takes it: valid, and nothing left to do on the host."""
+
+    inputs: Inputs
+    generation: GenerationConfig
+    masking: MaskingConfig | None
+    request_id: str = "-"
+
+    @property
+    def work(self) -> int:
+        """Its size in denoising steps, by which service times are compared."""
+        return self.generation.n_steps
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job in the engine.
+
+    Attributes:
+        job: What is asked.
+        serving: The checkpoint that answers, pinned at admission.
+        future: Ends in the answer or in the error.
+        submitted: Monotonic seconds of its admission.
+        started: Monotonic seconds at which the engine took it up; None before.
+    """
+
+    job: Job
+    serving: Serving
+    future: Future[Answer] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        # A running future cannot be cancelled from outside: only the engine ends it.
+        self.future.set_running_or_notify_cancel()
+
+    @property
+    def queue_seconds(self) -> float:
+        """Seconds it waited."""
+        return 0.0 if self.started is None else self.started - self.submitted

@@ -1,0 +1,1 @@
+"""One file per resource. Every route names the scope it needs, or is public."""

@@ -1,0 +1,90 @@
+"""`POST /v1/chat/completions`: a question about images, answered under the defence."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Request
+
+from purifier.answer import Answer
+from server import answering
+from server.engine import Engine, Ticket
+from server.errors import ClientDisconnected
+from server.routes.access import ConfigHere, EngineHere, RequestId, Require, json_only
+from server.schemas import ChatRequest, ChatResponse
+from server.security.keys import Principal
+
+router = APIRouter(prefix="/v1/chat")
+
+_PREPARING = 2
+"""Requests whose images are decoded at the same time."""
+
+
+@router.post("/completions", dependencies=[Depends(json_only)])
+async def create(
+    body: ChatRequest,
+    request: Request,
+    principal: Annotated[Principal, Depends(Require("infer"))],
+    engine: EngineHere,
+    config: ConfigHere,
+    request_id: RequestId,
+) -> ChatResponse:
+    """Answers one question. What can be wrong with it is found before it is queued."""
+    start = time.monotonic()
+    serving = engine.serving()
+    answering.check_model(body, serving)
+    answering.check_scope(body, principal, config)
+    generation = answering.generation_of(body, config.generation)
+    masking = answering.masking_of(body, config.masking)
+    answering.check_turns(body, config)
+    with engine.reserve() as place:
+        job = await anyio.to_thread.run_sync(
+            partial(answering.prepare, body, serving, generation, masking, config, request_id),
+            limiter=_limiter(request),
+        )
+        prepared = time.monotonic()
+        ticket = place.submit(job)
+    answer = await _answer_or_disconnect(engine, ticket, request)
+    return answering.response_of(
+        body,
+        ticket,
+        answer,
+        prepare_seconds=prepared - start,
+        total_seconds=time.monotonic() - start,
+    )
+
+
+async def _answer_or_disconnect(engine: Engine, ticket: Ticket, request: Request) -> Answer:
+    """Waits for the answer; gives the job up when the client goes away."""
+    answer = asyncio.wrap_future(ticket.future)
+    gone = asyncio.create_task(_disconnected(request))
+    either: set[asyncio.Future[Any]] = {answer, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnected
+        return answer.result()
+    finally:
+        gone.cancel()
+        if not answer.done():
+            engine.cancel(ticket)
+            answer.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Ends when the client has gone; the body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _limiter(request: Request) -> anyio.CapacityLimiter:
+    """Bounds the memory of decoded images; belongs to the application's event loop."""
+    state = request.app.state
+    if not hasattr(state, "preparing"):
+        state.preparing = anyio.CapacityLimiter(_PREPARING)
+    limiter: anyio.CapacityLimiter = state.preparing
+    return limiter

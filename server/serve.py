@@ -1,0 +1,177 @@
+"""What `disp serve` runs: binds the address, loads the model, answers until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+
+from purifier.errors import PurifierError
+from purifier.mdlm.registry import checkpoint_id, load_mdlm
+from server.app import create_app
+from server.config import ModelSource, ServerConfig, StartError
+from server.engine import Engine, Serving
+from server.security.keys import (
+    Authenticator,
+    KeyFile,
+    KeyFileError,
+    KeyRing,
+    Principal,
+    read_secret,
+)
+
+_log = logging.getLogger("disp.server")
+
+
+@dataclass(frozen=True)
+class KeySource:
+    """Where keys come from; every source given counts.
+
+    Attributes:
+        keys_file: File of hashed keys, from `create_key`.
+        key_file: File that holds one key in plain text (a container's secret).
+        extra: Keys held in memory, such as the demo's.
+    """
+
+    keys_file: Path | None = None
+    key_file: Path | None = None
+    extra: KeyRing | None = None
+
+
+class AnyOf:
+    """Several sources of keys."""
+
+    def __init__(self, sources: Sequence[Authenticator]) -> None:
+        self._sources = tuple(sources)
+
+    def authenticate(self, secret: str) -> Principal | None:
+        found = [source.authenticate(secret) for source in self._sources]
+        return next((principal for principal in found if principal is not None), None)
+
+
+def authenticator(source: KeySource, config: ServerConfig) -> Authenticator | None:
+    """Opens the keys.
+
+    Returns:
+        None if `config.insecure_no_auth` lets everybody in.
+
+    Raises:
+        StartError: If there is no key and nothing else was asked for, or both were.
+    """
+    sources: list[Authenticator] = [] if source.extra is None else [source.extra]
+    try:
+        if source.keys_file is not None:
+            sources.append(KeyFile(source.keys_file))
+        if source.key_file is not None:
+            sources.append(read_secret(source.key_file))
+    except KeyFileError as error:
+        raise StartError(str(error)) from None
+    if config.insecure_no_auth:
+        if sources:
+            raise StartError("Give either keys or --insecure-no-auth, not both.")
+        return None
+    if not sources:
+        raise StartError(
+            "A server needs keys: make one with `python -m server keys create --file keys.json` "
+            "and start with --keys-file keys.json. On a loopback address --insecure-no-auth "
+            "serves without."
+        )
+    return AnyOf(sources)
+
+
+def default_device() -> str:
+    """The best device of this machine."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load(source: ModelSource) -> Serving:
+    """Loads a checkpoint for serving.
+
+    Raises:
+        CheckpointError: If the checkpoint is refused.
+        InvalidSetting: If the device or the precision is not there.
+    """
+    checkpoint = checkpoint_id(source.path)
+    mdlm = load_mdlm(source.path, device=source.device, dtype=source.dtype)
+    return Serving(mdlm=mdlm, checkpoint=checkpoint, created=int(time.time()))
+
+
+def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None) -> int:
+    """Serves until a signal comes, then answers what is running.
+
+    Prints `listening on http://host:port` when the first answer has succeeded.
+
+    Returns:
+        Exit status: 0 after a signal, 1 if the model could not be loaded.
+
+    Raises:
+        StartError: If the address cannot be bound.
+    """
+    engine = Engine(
+        lambda: load(model),
+        queue_size=config.queue_size,
+        deadline=config.deadline,
+        masking=config.masking,
+    )
+    listener = _bind(config)
+    app = create_app(engine, config, keys)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(config.drain),
+        )
+    )
+    # The server hands the signal on once it has shut down; the process then ends by itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    with listener:
+        status = asyncio.run(_run(server, engine, listener))
+    engine.close(config.drain)
+    return status
+
+
+async def _run(server: uvicorn.Server, engine: Engine, listener: socket.socket) -> int:
+    engine.start()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    ready = asyncio.wrap_future(engine.ready)
+    either: set[asyncio.Future[Any]] = {serving, ready}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    status = 0
+    if ready.done() and (error := ready.exception()) is not None:
+        text = error.message if isinstance(error, PurifierError) else "see the error above."
+        _log.error("The model could not be loaded: %s", text)
+        server.should_exit = True
+        status = 1
+    elif ready.done():
+        host, port = listener.getsockname()[:2]
+        print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    else:
+        ready.cancel()
+    await serving
+    return status
+
+
+def _bind(config: ServerConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host.strip("[]"), config.port), family=family)
+    except OSError:
+        raise StartError(
+            f"Cannot listen on {config.host}:{config.port}: the port is taken or the address is "
+            "not this machine's."
+        ) from None
