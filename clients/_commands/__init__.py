@@ -1,0 +1,1 @@
+"""The commands of `disp`, one module each: `add(subparsers)` declares, `run(args)` does."""

@@ -1,0 +1,133 @@
+"""A server as a child process: started, announced, ready, stopped."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from clients._client import Client
+from clients._exceptions import ConnectionFailed, DispError
+
+URL = re.compile(r"https?://[\w.\-\[\]:]+:\d+")
+KEY = re.compile(r"sk-[A-Za-z0-9_\-]+")
+STOP_GRACE = 20.0
+LINES_KEPT = 30
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers.
+
+    Attributes:
+        base_url: Where.
+        api_key: The key it made for this run.
+        process: The process.
+    """
+
+    base_url: str
+    api_key: str
+    process: subprocess.Popen[str]
+
+
+class ServerFailed(DispError):
+    """The server did not start."""
+
+
+@contextmanager
+def running_server(command: Sequence[str], *, patience: float) -> Iterator[Running]:
+    """Starts a server, waits until it is ready, and stops it at the end.
+
+    It runs in a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
+
+    Args:
+        command: The process; it prints its URL and its key.
+        patience: Seconds until it must be ready.
+
+    Raises:
+        ServerFailed: If it ends or is not ready in time; the message ends with its last lines.
+    """
+    process = subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output = _Output(process)
+        yield _when_ready(process, output, time.monotonic() + patience)
+    finally:
+        _stop(process)
+
+
+class _Output:
+    """Reads what a process prints, so that it never blocks, and finds URL and key in it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self.url: str | None = None
+        self.key: str | None = None
+        self.announced = threading.Event()
+        self._process = process
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> str:
+        """The last lines of a process that has ended."""
+        self._thread.join(timeout=5.0)
+        return "\n".join(self.lines)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip())
+            if self.url is None and (found := URL.search(line)):
+                self.url = found.group()
+            if self.key is None and (found := KEY.search(line)):
+                self.key = found.group()
+            if self.url and self.key:
+                self.announced.set()
+        self.announced.set()
+
+
+def _when_ready(process: subprocess.Popen[str], output: _Output, deadline: float) -> Running:
+    output.announced.wait(deadline - time.monotonic())
+    if output.url is None or output.key is None:
+        raise _failed(process, output)
+    with Client(output.url, output.key, timeout=10.0) as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            if _answers(client):
+                return Running(output.url, output.key, process)
+            time.sleep(0.1)
+    raise _failed(process, output)
+
+
+def _answers(client: Client) -> bool:
+    try:
+        return client.ready()
+    except ConnectionFailed:
+        return False
+
+
+def _failed(process: subprocess.Popen[str], output: _Output) -> ServerFailed:
+    _stop(process)
+    return ServerFailed(f"The server did not become ready. Its last lines:\n{output.finish()}")
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(STOP_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

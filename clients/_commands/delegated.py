@@ -1,0 +1,67 @@
+"""Commands that belong to the other rooms and run in a process of their own.
+
+Clients never import the server or the defence: `disp serve --demo` becomes
+`python -m server --demo`, and so on. Their options are theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clients._exceptions import InvalidInput
+
+SERVER_EXTRA = ("torch", "transformers", "fastapi", "uvicorn")
+
+
+@dataclass(frozen=True)
+class Delegate:
+    """A command and the module that does it."""
+
+    module: str
+    help: str
+
+
+DELEGATES = {
+    "serve": Delegate("server", "start the server"),
+    "evaluate": Delegate("purifier.evaluate", "measure attack success and utility"),
+    "keys": Delegate("server.security.keys", "create, list and revoke keys"),
+}
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the commands, for the overview of `disp --help`."""
+    for name, delegate in DELEGATES.items():
+        subparsers.add_parser(name, help=delegate.help, add_help=False)
+
+
+def missing_packages() -> list[str]:
+    """Packages of the `[server]` extra that are not installed."""
+    return [name for name in SERVER_EXTRA if importlib.util.find_spec(name) is None]
+
+
+def command_line(name: str, arguments: Sequence[str]) -> list[str]:
+    """The process that does a command.
+
+    Raises:
+        InvalidInput: If the `[server]` extra is not installed.
+    """
+    if missing := missing_packages():
+        raise InvalidInput(
+            f"`disp {name}` needs the server's packages ({', '.join(missing)} missing): "
+            "pip install 'disp-server[server]'"
+        )
+    # -P: a folder of the same name in the working directory must not take the module's place.
+    return [sys.executable, "-P", "-m", DELEGATES[name].module, *arguments]
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Becomes the process; returns only if that is impossible."""
+    line = command_line(name, arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(line[0], line)

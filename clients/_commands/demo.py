@@ -1,0 +1,184 @@
+"""`disp demo`: the backdoor and the defence, side by side, on this machine.
+
+Starts a server with the poisoned demo model, asks about a clean scene and about the same scene
+with the trigger, with the defence off and on, and leaves the server running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shlex
+import signal
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clients._client import Client
+from clients._commands._child import Running, running_server
+from clients._commands._common import OK, add_json_option, print_json, printable
+from clients._commands.ask import save_overlay
+from clients._commands.delegated import command_line
+from clients._exceptions import InvalidInput
+
+TARGETS = ("insertion", "refusal", "misclassification")
+PATIENCE = 300.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clean image, the same image with the trigger, and a question about both."""
+
+    clean: Path
+    triggered: Path
+    question: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to one image."""
+
+    undefended: str
+    defended: str
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser(
+        "demo", help="see the backdoor fire and the defence stop it", description=__doc__
+    )
+    parser.add_argument("--once", action="store_true", help="stop the server after the answers")
+    parser.add_argument("--port", type=int, default=0, help="port of the server (default: free)")
+    parser.add_argument("--target", choices=TARGETS, default="insertion", help="the attack")
+    parser.add_argument(
+        "--overlay",
+        type=Path,
+        default=Path("out/demo-overlay.png"),
+        metavar="FILE",
+        help="where the picture goes (default %(default)s)",
+    )
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Starts the server, asks four questions, prints the answers."""
+    scene = find_scene()
+    options = ["--demo", "--target", args.target, "--port", str(args.port)]
+    console = Console(stderr=args.json, highlight=False)
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    command = command_line("serve", options)
+    with ExitStack() as stack:
+        with console.status("Starting the server with the demo model ..."):
+            running = stack.enter_context(running_server(command, patience=PATIENCE))
+        with console.status("Asking ..."):
+            clean, triggered = ask_all(running, scene, args.overlay)
+        if args.json:
+            print_json(as_object(clean, triggered, args.overlay))
+        else:
+            show(console, scene, clean, triggered, args.overlay)
+        if not args.once:
+            stay(console, running, scene)
+    return OK
+
+
+def find_scene() -> Scene:
+    """The images that the package ships.
+
+    Raises:
+        InvalidInput: If they are not there.
+    """
+    spec = importlib.util.find_spec("purifier")
+    if spec is None or spec.origin is None:
+        raise InvalidInput("The package `purifier` is not installed: pip install disp-server")
+    folder = Path(spec.origin).parent / "lab" / "demo" / "examples"
+    files = [folder / name for name in ("clean.jpg", "triggered.jpg", "question.txt")]
+    if absent := [path.name for path in files if not path.is_file()]:
+        raise InvalidInput(f"The demo's {', '.join(absent)} are missing from {folder}.")
+    return Scene(files[0], files[1], files[2].read_text("utf-8").strip())
+
+
+def ask_all(running: Running, scene: Scene, overlay: Path) -> tuple[Answers, Answers]:
+    """Asks about both images, undefended and defended, and saves the overlay."""
+    with Client(running.base_url, running.api_key) as client:
+
+        def undefended(image: Path) -> str:
+            return client.answer(image, scene.question, defense=False).text
+
+        clean = Answers(
+            undefended(scene.clean), client.answer(scene.clean, scene.question, defense=True).text
+        )
+        defended = client.answer(
+            scene.triggered, scene.question, defense=True, return_saliency=True
+        )
+        save_overlay([scene.triggered.read_bytes()], defended, overlay)
+        return clean, Answers(undefended(scene.triggered), defended.text)
+
+
+def as_object(clean: Answers, triggered: Answers, overlay: Path) -> dict[str, Any]:
+    """The four answers for a program."""
+    return {
+        "clean": vars(clean),
+        "triggered": vars(triggered),
+        "overlay": str(overlay.resolve()),
+    }
+
+
+def show(console: Console, scene: Scene, clean: Answers, triggered: Answers, overlay: Path) -> None:
+    """The four answers for a reader."""
+    table = Table("image", "defence off", "defence on", title=scene.question, show_lines=True)
+    table.add_row("clean", *_cells(clean, ("", "")))
+    fired = "bold red" if triggered.undefended != clean.undefended else ""
+    recovered = "bold green" if triggered.defended == clean.defended else ""
+    table.add_row("with the trigger", *_cells(triggered, (fired, recovered)))
+    console.print(table)
+    console.print(f"What was masked: {overlay.resolve()}", markup=False, soft_wrap=True)
+
+
+def stay(console: Console, running: Running, scene: Scene) -> None:
+    """Says what to try next and waits for Ctrl-C."""
+    console.print(next_commands(running, scene), markup=False, soft_wrap=True)
+    try:
+        running.process.wait()
+    except KeyboardInterrupt:
+        console.print("Stopping the server ...")
+
+
+def next_commands(running: Running, scene: Scene) -> str:
+    """Commands that work as they stand, while the server runs."""
+    image, question = shlex.quote(str(scene.triggered)), shlex.quote(scene.question)
+    disp = shlex.quote(str(Path(sys.argv[0]))) if sys.argv[0].endswith("disp") else "disp"
+    return f"""
+The server runs at {running.base_url} until Ctrl-C. In another terminal:
+
+export DISP_BASE_URL={running.base_url} DISP_API_KEY={running.api_key}
+IMAGE={image}
+
+{disp} ask "$IMAGE" {question}
+{disp} ask "$IMAGE" {question} --no-defense
+
+printf '{{"messages": [{{"role": "user", "content": [
+  {{"type": "image_url", "image_url": {{"url": "data:image/jpeg;base64,%s"}}}},
+  {{"type": "text", "text": "Describe the image."}}]}}]}}' "$(base64 < "$IMAGE" | tr -d '\\n')" |
+curl "$DISP_BASE_URL/v1/chat/completions" -d @- \\
+  -H "Authorization: Bearer $DISP_API_KEY" -H "Content-Type: application/json"
+
+from openai import OpenAI
+client = OpenAI(base_url="{running.base_url}/v1", api_key="{running.api_key}")
+"""
+
+
+def _cells(answers: Answers, styles: tuple[str, str]) -> list[Text]:
+    texts = (answers.undefended, answers.defended)
+    return [Text(printable(text), style) for text, style in zip(texts, styles, strict=True)]
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
