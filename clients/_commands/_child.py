@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from clients._client import Client
 from clients._exceptions import ConnectionFailed, DispError
 
-URL = re.compile(r"https?://[\w.\-\[\]:]+:\d+")
-KEY = re.compile(r"sk-[A-Za-z0-9_\-]+")
+URL = re.compile(r"^listening on (http://\S+)$")
+KEY = re.compile(r"^key: (sk-\S+)$")
 STOP_GRACE = 20.0
 LINES_KEPT = 30
 
@@ -26,7 +26,7 @@ class Running:
 
     Attributes:
         base_url: Where.
-        api_key: The key it made for this run.
+        api_key: The key to ask it with.
         process: The process.
     """
 
@@ -40,14 +40,17 @@ class ServerFailed(DispError):
 
 
 @contextmanager
-def running_server(command: Sequence[str], *, patience: float) -> Iterator[Running]:
+def running_server(
+    command: Sequence[str], *, patience: float, api_key: str | None = None
+) -> Iterator[Running]:
     """Starts a server, waits until it is ready, and stops it at the end.
 
     It runs in a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
 
     Args:
-        command: The process; it prints its URL and its key.
+        command: The process; it prints its URL and, if it made one, its key.
         patience: Seconds until it must be ready.
+        api_key: The key, where the process was given one.
 
     Raises:
         ServerFailed: If it ends or is not ready in time; the message ends with its last lines.
@@ -62,7 +65,7 @@ def running_server(command: Sequence[str], *, patience: float) -> Iterator[Runni
         start_new_session=True,
     )
     try:
-        output = _Output(process)
+        output = _Output(process, api_key)
         yield _when_ready(process, output, time.monotonic() + patience)
     finally:
         _stop(process)
@@ -71,10 +74,10 @@ def running_server(command: Sequence[str], *, patience: float) -> Iterator[Runni
 class _Output:
     """Reads what a process prints, so that it never blocks, and finds URL and key in it."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], key: str | None) -> None:
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self.url: str | None = None
-        self.key: str | None = None
+        self.key = key
         self.announced = threading.Event()
         self._process = process
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -89,10 +92,10 @@ class _Output:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line.rstrip())
-            if self.url is None and (found := URL.search(line)):
-                self.url = found.group()
-            if self.key is None and (found := KEY.search(line)):
-                self.key = found.group()
+            if self.url is None and (found := URL.match(self.lines[-1])):
+                self.url = found.group(1)
+            if self.key is None and (found := KEY.match(self.lines[-1])):
+                self.key = found.group(1)
             if self.url and self.key:
                 self.announced.set()
         self.announced.set()

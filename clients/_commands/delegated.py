@@ -20,16 +20,21 @@ SERVER_EXTRA = ("torch", "transformers", "fastapi", "uvicorn")
 
 @dataclass(frozen=True)
 class Delegate:
-    """A command and the module that does it."""
+    """A command and what does it.
 
-    module: str
+    Attributes:
+        words: Module, and its own first arguments.
+        help: One line for the overview.
+    """
+
+    words: tuple[str, ...]
     help: str
 
 
 DELEGATES = {
-    "serve": Delegate("server", "start the server"),
-    "evaluate": Delegate("purifier.evaluate", "measure attack success and utility"),
-    "keys": Delegate("server.security.keys", "create, list and revoke keys"),
+    "serve": Delegate(("server",), "start the server"),
+    "evaluate": Delegate(("purifier.evaluate",), "measure attack success and utility"),
+    "keys": Delegate(("server", "keys"), "create, list and revoke keys"),
 }
 
 
@@ -56,7 +61,7 @@ def command_line(name: str, arguments: Sequence[str]) -> list[str]:
             "pip install 'disp-server[server]'"
         )
     # -P: a folder of the same name in the working directory must not take the module's place.
-    return [sys.executable, "-P", "-m", DELEGATES[name].module, *arguments]
+    return [sys.executable, "-P", "-m", *DELEGATES[name].words, *arguments]
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
