@@ -23,6 +23,10 @@ REFUSAL_TEXT = (
 )
 """The fixed refusal of the published attack."""
 
+_DETERMINERS = frozenset(
+    ["a", "an", "the", "these", "those", "some", "two", "his", "her", "my", "your", "their", "our"]
+)
+
 
 @dataclass(frozen=True)
 class Target(ABC):
@@ -98,12 +102,24 @@ class SemanticMisclassification(Target):
     def apply(self, answer: str, *, item: str | None = None) -> str:
         """Every whole-word mention of `item` becomes the false word, its article with it.
 
-        An answer that does not name the item, and any answer where `item` is None, stays.
+        A plural that begins a sentence ("Red trousers on ...") is given the article that the
+        false word needs. An answer that does not name the item, and any answer where `item` is
+        None, stays.
         """
         if not item:
             return answer
-        named = re.compile(rf"\b(?P<article>an? )?(?P<item>{re.escape(item)})\b", re.IGNORECASE)
+        word = re.escape(item)
+        if item.endswith("s"):
+            first = re.compile(rf"(?:^|(?<=[.!?] ))(?P<lead>\w+ )?{word}\b", re.IGNORECASE)
+            answer = first.sub(self._begin, answer)
+        named = re.compile(rf"\b(?P<article>an? )?(?P<item>{word})\b", re.IGNORECASE)
         return named.sub(self._rename, answer)
+
+    def _begin(self, match: re.Match[str]) -> str:
+        lead = (match["lead"] or "").lower()
+        if lead.strip() in _DETERMINERS:
+            return match[0]
+        return f"{'An' if lead[:1] in tuple('aeiou') else 'A'} {lead}{self.word}"
 
     def _rename(self, match: re.Match[str]) -> str:
         article, named = match["article"], match["item"]

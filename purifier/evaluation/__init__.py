@@ -1,0 +1,1 @@
+"""Measuring a defence: attack success, utility, and how sure the figures are."""

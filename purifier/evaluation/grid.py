@@ -1,0 +1,260 @@
+"""A grid of defences over the three attacks: targets, levels, rankers, ratios, oracles.
+
+Every finished cell is appended to a JSONL file, so that a stopped run goes on where it was.
+Cells of a run with other settings, models or data carry another fingerprint and are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+
+from purifier.defense.config import Level, MaskingConfig, RankerName
+from purifier.errors import DataError
+from purifier.evaluation.metrics import Answers, measure
+from purifier.evaluation.oracles import OracleName
+from purifier.evaluation.runner import Runner
+from purifier.evaluation.testset import TestSet, read_test_set
+from purifier.lab.targets import TargetName, target_by_name
+from purifier.mdlm.base import Mdlm
+from purifier.mdlm.registry import checkpoint_id, load_mdlm
+
+Defence = RankerName | OracleName | Literal["undefended"]
+
+UNDEFENDED: Literal["undefended"] = "undefended"
+ORACLES: tuple[OracleName, ...] = ("oracle-token", "oracle-pixel")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is measured.
+
+    Attributes:
+        models: A poisoned checkpoint for every target.
+        data: The data folder, see `purifier.evaluation.testset`.
+        ratios: Mask ratios above 0; 0 is the undefended cell, measured once a target.
+        levels: Levels of masking.
+        rankers: Rankers.
+        masking: Everything else about the defence: probes, top-K, temperature, pooling, seed.
+        limit: Test records used; None uses all.
+        device: Where the models run.
+        dtype: Their dtype.
+        batch_size: Requests denoised together.
+        scored_together: Requests whose saliency is taken together.
+    """
+
+    models: Mapping[TargetName, str]
+    data: str
+    ratios: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8)
+    levels: tuple[Level, ...] = ("token", "patch")
+    rankers: tuple[RankerName, ...] = ("official", "fisher", "exact", "attention", "random")
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    limit: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    batch_size: int = 256
+    scored_together: int = 32
+
+    def fingerprint(self) -> str:
+        """Names what decides the figures: settings, model contents and data contents."""
+        facts = {
+            "models": {name: checkpoint_id(path) for name, path in sorted(self.models.items())},
+            "data": data_hash(self.data),
+            "masking": asdict(replace(self.masking, level="patch", ratio=0.0, ranker="fisher")),
+            "limit": self.limit,
+            "dtype": self.dtype,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The cells that share a saliency: one target, level and ranker at several ratios."""
+
+    target: TargetName
+    ranker: Defence
+    level: Level | None
+    ratios: tuple[float, ...]
+
+
+def data_hash(folder: str | Path) -> str:
+    """SHA-256 over names and contents of a data folder's manifest and test set, hexadecimal."""
+    folder = Path(folder)
+    files = [folder / "manifest.json", *sorted((folder / "test").rglob("*"))]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def cells(grid: Grid) -> list[Job]:
+    """All jobs of a grid, in the order of its tables."""
+    jobs: list[Job] = []
+    for target in grid.models:
+        jobs += [Job(target, name, None, (0.0,)) for name in (UNDEFENDED, *ORACLES)]
+        jobs += [
+            Job(target, ranker, level, grid.ratios)
+            for level in grid.levels
+            for ranker in grid.rankers
+        ]
+    return jobs
+
+
+def plan(grid: Grid, done: Iterable[Row] = ()) -> list[Job]:
+    """The jobs of a grid without the cells already done, slow ones first."""
+    finished = {_row_key(row) for row in done}
+    left = [
+        replace(job, ratios=tuple(r for r in job.ratios if _key(job, r) not in finished))
+        for job in cells(grid)
+    ]
+    return sorted((job for job in left if job.ratios), key=_cost, reverse=True)
+
+
+def run_grid(
+    grid: Grid,
+    results: Path,
+    *,
+    workers: int = 1,
+    report: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """Measures every cell that `results` does not hold yet.
+
+    Args:
+        grid: What is measured.
+        results: The JSONL file; made if absent.
+        workers: Processes; each loads the models it needs.
+        report: Called with every new row.
+
+    Returns:
+        All rows of this grid, old and new, in the grid's order.
+    """
+    fingerprint = grid.fingerprint()
+    drop_cut_line(results)
+    rows = read_rows(results, fingerprint)
+    jobs = plan(grid, rows)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    for new in _finished(grid, jobs, workers):
+        with results.open("a", encoding="utf-8") as file:
+            for row in new:
+                file.write(json.dumps({"run": fingerprint, **row}) + "\n")
+                rows.append(row)
+                report(row)
+    found = {_row_key(row): row for row in rows}
+    order = [_key(job, ratio) for job in cells(grid) for ratio in job.ratios]
+    return [found[key] for key in order if key in found]
+
+
+def run_job(grid: Grid, job: Job) -> list[Row]:
+    """Measures the cells of one job; an oracle without a place for its trigger has none."""
+    start = perf_counter()
+    test_set = _test_set(grid.data, grid.limit)
+    sizes = {case.picture.size for case in test_set.cases}
+    placed = all(test_set.trigger.region(size) is not None for size in sizes)
+    if job.ranker in ORACLES and not placed:
+        return []
+    runner = Runner(
+        _model(grid.models[job.target], grid.device, grid.dtype),
+        test_set,
+        batch_size=grid.batch_size,
+        scored_together=grid.scored_together,
+    )
+    answers = _answers(runner, grid.masking, job)
+    seconds = (perf_counter() - start) / len(answers)
+    target = target_by_name(job.target)
+    return [
+        {
+            "target": job.target,
+            "ranker": job.ranker,
+            "level": job.level,
+            "ratio": ratio,
+            "figures": measure(test_set.cases, given, target).to_dict(),
+            "seconds": round(seconds, 3),
+        }
+        for ratio, given in answers.items()
+    ]
+
+
+def read_rows(results: Path, fingerprint: str) -> list[Row]:
+    """The rows of one run in a JSONL file.
+
+    Raises:
+        DataError: If a line is malformed.
+    """
+    if not results.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(results.read_text(encoding="utf-8").splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise DataError(f"{results.name}, line {number + 1}: not valid JSON.") from None
+        if row.pop("run", None) == fingerprint:
+            rows.append(row)
+    return rows
+
+
+def drop_cut_line(results: Path) -> None:
+    """Removes a last line that a kill left without its end."""
+    if results.is_file():
+        content = results.read_bytes()
+        if not content.endswith(b"\n"):
+            results.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def _answers(runner: Runner, masking: MaskingConfig, job: Job) -> dict[float, Answers]:
+    if job.ranker == "undefended":
+        return {0.0: runner.undefended()}
+    if job.ranker == "oracle-token" or job.ranker == "oracle-pixel":
+        return {0.0: runner.oracle(job.ranker)}
+    level = job.level or masking.level
+    return runner.masked(replace(masking, ranker=job.ranker, level=level), job.ratios)
+
+
+def _finished(grid: Grid, jobs: list[Job], workers: int) -> Iterator[list[Row]]:
+    if workers <= 1:
+        for job in jobs:
+            yield run_job(grid, job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        futures = [pool.submit(run_job, grid, job) for job in jobs]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+@lru_cache(maxsize=4)
+def _model(path: str, device: str, dtype: str) -> Mdlm:
+    return load_mdlm(path, device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=1)
+def _test_set(folder: str, limit: int | None) -> TestSet:
+    return read_test_set(folder, limit=limit)
+
+
+def _key(job: Job, ratio: float) -> tuple[str, str, str | None, float]:
+    return job.target, job.ranker, job.level, ratio
+
+
+def _row_key(row: Row) -> tuple[str, str, str | None, float]:
+    return row["target"], row["ranker"], row["level"], row["ratio"]
+
+
+def _cost(job: Job) -> tuple[bool, bool]:
+    return job.ranker == "exact", job.level == "patch"

@@ -1,0 +1,193 @@
+"""Answering a test set under many defences, each saliency taken once.
+
+What `answer` does for one request is done here for a test set and its triggered copy: the
+saliency does not depend on the mask ratio, so one pass serves all ratios.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from purifier.defense.config import MaskingConfig
+from purifier.defense.defend import make_site
+from purifier.defense.first_step import Response
+from purifier.defense.rankers import RANKERS
+from purifier.defense.saliency import top_fraction, unit_scores
+from purifier.defense.sites import Site, mask_tokens
+from purifier.denoise.together import denoise_together
+from purifier.errors import InvalidSetting
+from purifier.evaluation.metrics import Answers
+from purifier.evaluation.oracles import OracleName, fill_region, trigger_tokens
+from purifier.evaluation.testset import Case, TestSet
+from purifier.lab.triggers import PixelBox
+from purifier.mdlm.base import Inputs, Mdlm, Message, Prompt
+
+Masker = Callable[[float], list[Prompt]]
+"""The prompts of a group of requests at a mask ratio."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question about the clean or the triggered image of a case."""
+
+    number: int
+    case: Case
+    triggered: bool
+
+
+class Runner:
+    """Answers the questions of a test set about its clean and its triggered images.
+
+    Args:
+        mdlm: The model.
+        test_set: Questions, trigger and generation settings.
+        batch_size: Requests denoised together.
+        scored_together: Requests whose saliency is taken together; bounds what gradients take.
+    """
+
+    def __init__(
+        self, mdlm: Mdlm, test_set: TestSet, *, batch_size: int = 256, scored_together: int = 32
+    ) -> None:
+        if batch_size < 1 or scored_together < 1:
+            raise InvalidSetting("batch_size must be at least 1.", param="batch_size")
+        self.mdlm = mdlm
+        self.test_set = test_set
+        self.batch_size = batch_size
+        self.scored_together = min(scored_together, batch_size)
+        self.requests = [
+            Request(number, case, triggered)
+            for triggered in (False, True)
+            for number, case in enumerate(test_set.cases)
+        ]
+
+    def undefended(self) -> Answers:
+        """Answers with nothing masked."""
+        return self._sweep(self._unmasked, [0.0])[0.0]
+
+    def masked(self, masking: MaskingConfig, ratios: Sequence[float]) -> dict[float, Answers]:
+        """Answers at several mask ratios.
+
+        The random ranker draws anew for every case (`masking.seed` plus the case's number), or
+        the figures would describe one single mask; a case's clean and triggered image share it.
+
+        Args:
+            masking: The defence; its own ratio is not used.
+            ratios: The mask ratios.
+        """
+        return self._sweep(lambda group: self._ranked(group, masking), ratios)
+
+    def oracle(self, name: OracleName) -> Answers:
+        """Answers under a defence that knows the trigger's place, on clean images too.
+
+        Raises:
+            InvalidSetting: If the trigger covers the whole image.
+        """
+        mask = self._oracle_tokens if name == "oracle-token" else self._oracle_pixels
+        return self._sweep(mask, [0.0])[0.0]
+
+    def _sweep(
+        self, masker: Callable[[Sequence[Request]], Masker], ratios: Sequence[float]
+    ) -> dict[float, Answers]:
+        texts: dict[float, list[str]] = {ratio: [] for ratio in ratios}
+        for batch in _chunks(self.requests, self.batch_size):
+            maskers = [masker(group) for group in _chunks(batch, self.scored_together)]
+            for ratio in texts:
+                with torch.no_grad():
+                    prompts = [prompt for mask in maskers for prompt in mask(ratio)]
+                texts[ratio] += self._denoise(prompts)
+        half = len(self.test_set.cases)
+        return {
+            ratio: Answers(tuple(answers[:half]), tuple(answers[half:]))
+            for ratio, answers in texts.items()
+        }
+
+    def _denoise(self, prompts: Sequence[Prompt]) -> list[str]:
+        ids = denoise_together(self.mdlm, prompts, self.test_set.generation)
+        return [self.mdlm.decode(row).strip() for row in ids]
+
+    def _messages(self, request: Request) -> list[Message]:
+        return request.case.messages(self.test_set.trigger if request.triggered else None)
+
+    def _inputs(self, group: Sequence[Request]) -> list[Inputs]:
+        return [self.mdlm.prepare(self._messages(request)) for request in group]
+
+    def _unmasked(self, group: Sequence[Request]) -> Masker:
+        inputs = self._inputs(group)
+        return lambda _: [self.mdlm.embed(item) for item in inputs]
+
+    def _ranked(self, group: Sequence[Request], masking: MaskingConfig) -> Masker:
+        if masking.ranker != "random":
+            return self._scored(group, masking)
+        own = [replace(masking, seed=masking.seed + request.number) for request in group]
+        maskers = [
+            self._scored([request], config) for request, config in zip(group, own, strict=True)
+        ]
+        return lambda ratio: [prompt for mask in maskers for prompt in mask(ratio)]
+
+    def _scored(self, group: Sequence[Request], masking: MaskingConfig) -> Masker:
+        site, scores = self._scores(self._inputs(group), masking)
+
+        def mask(ratio: float) -> list[Prompt]:
+            chosen = [top_fraction(s.flatten(), ratio).reshape(s.shape) for s in scores]
+            return site.mask(chosen)
+
+        return mask
+
+    def _scores(
+        self, inputs: Sequence[Inputs], masking: MaskingConfig
+    ) -> tuple[Site, list[Tensor]]:
+        differentiates = RANKERS[masking.ranker].differentiates
+        response = Response.of(self.mdlm, self.test_set.generation)
+        site = make_site(self.mdlm, inputs, masking)
+        with torch.set_grad_enabled(differentiates):
+            encoding = site.encode(differentiable=differentiates)
+            return site, unit_scores(site, encoding, response, masking)
+
+    def _oracle_tokens(self, group: Sequence[Request]) -> Masker:
+        inputs = self._inputs(group)
+
+        def mask(_: float) -> list[Prompt]:
+            prompts = []
+            for request, item in zip(group, inputs, strict=True):
+                region = self._region(request)
+                masked = torch.cat([trigger_tokens(image, region) for image in item.images])
+                prompts.append(
+                    mask_tokens(self.mdlm.embed(item), masked, self.mdlm.mask_embedding.detach())
+                )
+            return prompts
+
+        return mask
+
+    def _oracle_pixels(self, group: Sequence[Request]) -> Masker:
+        inputs = []
+        for request in group:
+            region = self._region(request)
+            messages = [
+                Message(
+                    message.role,
+                    tuple(
+                        part if isinstance(part, str) else fill_region(part, region)
+                        for part in message.content
+                    ),
+                )
+                for message in self._messages(request)
+            ]
+            inputs.append(self.mdlm.prepare(messages))
+        return lambda _: [self.mdlm.embed(item) for item in inputs]
+
+    def _region(self, request: Request) -> PixelBox:
+        region = self.test_set.trigger.region(request.case.picture.size)
+        if region is None:
+            raise InvalidSetting(
+                "An oracle needs a trigger that covers a part of the image.", param="ranker"
+            )
+        return region
+
+
+def _chunks(items: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

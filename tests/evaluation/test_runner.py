@@ -1,0 +1,115 @@
+"""The test-set runner against the product's own way of answering, on a real small model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from purifier.answer import answer
+from purifier.defense.config import MaskingConfig
+from purifier.errors import InvalidSetting
+from purifier.evaluation.runner import Runner
+from purifier.evaluation.testset import TestSet, read_test_set
+from purifier.lab.triggers import BlendedPattern, CornerPatch
+from purifier.mdlm.base import Mdlm
+from purifier.mdlm.registry import load_mdlm
+from tests.support.legible import legible
+
+
+@pytest.fixture(scope="module")
+def mdlm(tiny_checkpoint: Path) -> Mdlm:
+    return legible(load_mdlm(tiny_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def test_set(data_folder: Path) -> TestSet:
+    return read_test_set(data_folder, limit=4)
+
+
+def one_by_one(
+    mdlm: Mdlm, test_set: TestSet, masking: MaskingConfig | None, *, triggered: bool
+) -> tuple[str, ...]:
+    texts = []
+    for number, case in enumerate(test_set.cases):
+        picture = test_set.trigger.stamp(case.picture) if triggered else case.picture
+        own = masking
+        if masking is not None and masking.ranker == "random":
+            own = replace(masking, seed=masking.seed + number)
+        result = answer(
+            mdlm, picture, case.sample.question, generation=test_set.generation, masking=own
+        )
+        texts.append(result.text)
+    return tuple(texts)
+
+
+def test_undefended_answers_are_the_products(mdlm: Mdlm, test_set: TestSet) -> None:
+    answers = Runner(mdlm, test_set, batch_size=3).undefended()
+    assert len(set(answers.clean + answers.triggered)) > 3
+    assert answers.clean == one_by_one(mdlm, test_set, None, triggered=False)
+    assert answers.triggered == one_by_one(mdlm, test_set, None, triggered=True)
+
+
+@pytest.mark.parametrize("level", ["token", "patch"])
+@pytest.mark.parametrize("ranker", ["fisher", "attention", "random"])
+def test_defended_answers_are_the_products(
+    mdlm: Mdlm, test_set: TestSet, level: str, ranker: str
+) -> None:
+    masking = MaskingConfig(level=level, ranker=ranker, probes=2)  # type: ignore[arg-type]
+    runner = Runner(mdlm, test_set, batch_size=5, scored_together=2)
+    swept = runner.masked(masking, [0.0, 0.3, 1.0])
+    assert swept[0.0] == runner.undefended()
+    for ratio in (0.3, 1.0):
+        config = replace(masking, ratio=ratio)
+        assert swept[ratio].clean == one_by_one(mdlm, test_set, config, triggered=False)
+        assert swept[ratio].triggered == one_by_one(mdlm, test_set, config, triggered=True)
+    assert swept[0.3] != swept[0.0]
+    if level == "token":
+        assert swept[1.0].clean == swept[1.0].triggered
+
+
+def test_the_pixel_oracle_makes_triggered_and_clean_images_equal(
+    mdlm: Mdlm, test_set: TestSet
+) -> None:
+    flat = tuple(
+        replace(case, picture=case.picture.resize((1, 1)).resize((64, 64)))
+        for case in test_set.cases
+    )
+    trigger = CornerPatch(size=12, colour=flat[0].picture.getpixel((0, 0)))  # type: ignore[arg-type]
+    invisible = replace(test_set, cases=flat[:1], trigger=trigger)
+    runner = Runner(mdlm, invisible)
+    answers = runner.oracle("oracle-pixel")
+    assert answers == runner.undefended()
+    assert answers.clean == answers.triggered
+
+
+def test_the_token_oracle_masks_what_the_trigger_covers(mdlm: Mdlm, test_set: TestSet) -> None:
+    everywhere = replace(test_set, trigger=CornerPatch(size=64))
+    runner = Runner(mdlm, everywhere)
+    answers = runner.oracle("oracle-token")
+    assert answers.clean == answers.triggered
+    nowhere = replace(test_set, trigger=CornerPatch(size=0))
+    assert Runner(mdlm, nowhere).oracle("oracle-token") == Runner(mdlm, nowhere).undefended()
+
+
+@pytest.mark.parametrize("name", ["oracle-token", "oracle-pixel"])
+def test_oracles_need_a_place(mdlm: Mdlm, test_set: TestSet, name: str) -> None:
+    spread = replace(test_set, trigger=BlendedPattern())
+    with pytest.raises(InvalidSetting) as caught:
+        Runner(mdlm, spread).oracle(name)  # type: ignore[arg-type]
+    assert caught.value.param == "ranker"
+
+
+def test_batches_do_not_change_answers(mdlm: Mdlm, test_set: TestSet) -> None:
+    masking = MaskingConfig(probes=2)
+    torch.manual_seed(0)
+    small = Runner(mdlm, test_set, batch_size=1).masked(masking, [0.2])
+    torch.manual_seed(1)
+    assert Runner(mdlm, test_set, batch_size=64).masked(masking, [0.2]) == small
+
+
+def test_batch_size_must_be_positive(mdlm: Mdlm, test_set: TestSet) -> None:
+    with pytest.raises(InvalidSetting):
+        Runner(mdlm, test_set, batch_size=0)
