@@ -1,0 +1,76 @@
+"""A real server on loopback, and what its tests ask it with."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 120
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running server and its keys by name."""
+
+    url: str
+    keys: dict[str, str]
+    process: subprocess.Popen[str]
+
+    def client(self, key: str | None = "all") -> httpx.Client:
+        headers = {} if key is None else {"authorization": f"Bearer {self.keys[key]}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+    def status(self) -> dict[str, Any]:
+        with self.client() as client:
+            return client.get("/v1/status").raise_for_status().json()
+
+
+def start_server(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
+    """Starts `python -m server` and waits for the line that names its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "--port", "0", "--device", "cpu", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    # A server that hangs is ended, which closes the pipe that is read here.
+    watchdog = threading.Timer(START_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout:
+            if line.startswith("listening on "):
+                return process, line.removeprefix("listening on ").strip()
+    finally:
+        watchdog.cancel()
+    raise AssertionError(f"The server ended with status {process.wait()} before it listened.")
+
+
+def stop_server(process: subprocess.Popen[str]) -> int:
+    process.terminate()
+    try:
+        return process.wait(60)
+    finally:
+        process.kill()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def data_url(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
