@@ -169,3 +169,13 @@ def test_denoising_after_masking(name: str, variant: str, ratio: float) -> None:
     if state.finish_reason == "length":
         # Behind a stop the published masked decoder goes on filling the block.
         assert states == recorded["state_before_each_forward"]
+
+
+def test_our_span_of_several_images_is_not_displaced() -> None:
+    """The published span takes in the text between two images; ours holds visual tokens only."""
+    run = case("two_images")
+    ours = run.mdlm.embed(run.inputs)
+    assert [(span.start, span.length) for span in ours.spans] == [(14, 730), (745, 730)]
+    differing = (ours.visual != run.prompt.visual).nonzero()[:, 0]
+    assert differing.tolist() == [744, 1474]
+    assert not bool(ours.visual[744])

@@ -1,0 +1,46 @@
+"""Products with many cotangents at once equal those one by one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from purifier.defense.config import MaskingConfig
+from purifier.defense.first_step import Response, first_step_logits
+from purifier.defense.gradients import directional_products
+from purifier.defense.sites import PatchSite, Site, TokenSite
+from purifier.mdlm.base import Inputs
+from purifier.mdlm.llada_v import LladaV
+
+
+@pytest.mark.parametrize("level", ["token", "patch"])
+@pytest.mark.parametrize("at_once", [2, 3, 7, 20])
+def test_grouping_changes_nothing(
+    mdlm: LladaV, requests: list[Inputs], level: str, at_once: int
+) -> None:
+    site: Site = PatchSite(mdlm, requests)
+    if level == "token":
+        site = TokenSite(mdlm, [mdlm.embed(request) for request in requests])
+    encoding = site.encode(differentiable=True)
+    logits = first_step_logits(mdlm, encoding.prompts, Response(3, 6))
+    selected = logits[..., : MaskingConfig().top_k]
+    cotangents = torch.randn(7, *selected.shape, generator=torch.Generator().manual_seed(0))
+    one_by_one = directional_products(selected, cotangents, encoding.leaves, encoding.directions)
+    grouped = directional_products(
+        selected, cotangents, encoding.leaves, encoding.directions, at_once=at_once
+    )
+    for expected, found, leaf in zip(one_by_one, grouped, encoding.leaves, strict=True):
+        assert found.shape == (7, *leaf.shape[:-1])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_a_batch_do_not_see_each_other(mdlm: LladaV, requests: list[Inputs]) -> None:
+    prompts = [mdlm.embed(request) for request in (requests[0], requests[3])]
+    site = TokenSite(mdlm, prompts)
+    encoding = site.encode(differentiable=True)
+    logits = first_step_logits(mdlm, encoding.prompts, Response(3, 6))[..., :5]
+    cotangent = torch.zeros_like(logits)
+    cotangent[0] = 1.0
+    first, second = directional_products(logits, [cotangent], encoding.leaves, encoding.directions)
+    assert float(first.abs().max()) > 0
+    assert float(second.abs().max()) == 0
