@@ -57,6 +57,7 @@ def start_server(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
                 return process, line.removeprefix("listening on ").strip()
     finally:
         watchdog.cancel()
+    process.stdout.close()
     raise AssertionError(f"The server ended with status {process.wait()} before it listened.")
 
 

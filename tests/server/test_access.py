@@ -1,0 +1,140 @@
+"""Every address is closed unless it is meant to be open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+from server.app import ROUTERS, check_closed, create_app
+from server.config import ServerConfig
+from server.engine import Engine
+from server.gate import PUBLIC
+from server.routes.access import Require
+from tests.support.service import Body, Service
+
+
+def routes() -> Iterator[tuple[str, APIRoute]]:
+    for router in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            for method in sorted(route.methods):
+                yield method, route
+
+
+def scope_of(route: APIRoute) -> str:
+    guards = [item.call for item in route.dependant.dependencies]
+    return next(guard.scope for guard in guards if isinstance(guard, Require))
+
+
+GUARDED = [(method, route) for method, route in routes() if route.path not in PUBLIC]
+NAMES = [f"{method} {route.path}" for method, route in GUARDED]
+
+
+def test_the_application_has_no_other_routes() -> None:
+    engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
+    app = create_app(engine, ServerConfig(insecure_no_auth=True), None)
+    assert len(app.router.routes) == len(ROUTERS)
+    assert {route.path for _, route in routes()} >= PUBLIC
+    assert GUARDED
+
+
+@pytest.mark.parametrize(("method", "route"), GUARDED, ids=NAMES)
+def test_route_needs_a_key_and_its_scope(service: Service, method: str, route: APIRoute) -> None:
+    path = route.path.replace("{model_id:path}", "default")
+    with service.client(None) as client:
+        nobody = client.request(method, path)
+        stranger = client.request(method, path, headers={"authorization": "Bearer sk-stranger"})
+        basic = client.request(method, path, headers={"authorization": "Basic c2s6c2s="})
+    assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "missing_key")
+    assert (stranger.status_code, stranger.json()["error"]["code"]) == (401, "invalid_key")
+    assert (basic.status_code, basic.json()["error"]["code"]) == (401, "missing_key")
+    assert nobody.headers["www-authenticate"] == "Bearer"
+    json_body: dict[str, Any] = {"json": {}} if method == "POST" else {}
+    with service.client("reader") as client:
+        reader = client.request(method, path, **json_body)
+    assert (reader.status_code, reader.json()["error"]["code"]) == (403, "scope_missing")
+    assert scope_of(route) in reader.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/health/other", "/openapi.json", "/metrics"])
+def test_unknown_addresses_need_a_key_too(service: Service, path: str) -> None:
+    with service.client(None) as client:
+        assert client.get(path).status_code == 401
+
+
+def test_a_refused_large_body_still_reads_its_answer(service: Service) -> None:
+    with service.client(None) as client:
+        response = client.post("/v1/chat/completions", content=b" " * 5_000_000)
+    assert response.status_code == 401
+
+
+def test_an_open_route_is_refused_at_the_start() -> None:
+    router = APIRouter()
+    router.add_api_route("/forgotten", lambda: {}, methods=["GET"])
+    with pytest.raises(RuntimeError, match="forgotten"):
+        check_closed(router)
+
+
+@pytest.mark.parametrize(
+    ("defense", "param"),
+    [
+        ({"enabled": False}, "defense.enabled"),
+        ({"ratio": 0.0}, "defense.ratio"),
+        ({"ratio": 0.01}, "defense.ratio"),
+        ({"ranker": "random"}, "defense.ranker"),
+    ],
+)
+def test_weakening_the_defence_needs_a_scope(
+    service: Service, ask: Callable[..., Body], defense: Body, param: str
+) -> None:
+    before = service.status()["admitted"]
+    with service.client("infer") as client:
+        response = client.post("/v1/chat/completions", json=ask(defense=defense))
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (403, "scope_missing", param)
+    assert service.status()["admitted"] == before
+
+
+def test_strengthening_the_defence_needs_none(service: Service, ask: Callable[..., Body]) -> None:
+    with service.client("infer") as client:
+        sent = ask(max_tokens=4, defense={"enabled": True, "ratio": 0.5, "seed": 3})
+        answered = client.post("/v1/chat/completions", json=sent).raise_for_status().json()
+    assert answered["defense"]["applied"] is True
+    assert answered["defense"]["ratio"] == 0.5
+
+
+async def get(app: Any, path: str, **headers: str) -> httpx.Response:
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        return await client.get(path, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 503),
+        ("127.0.0.1", 503),
+        ("[::1]:8000", 503),
+        ("evil.example:8000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
+    ],
+)
+def test_without_keys_only_this_machines_names_work(host: str, status: int) -> None:
+    import asyncio
+
+    engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
+    app = create_app(engine, ServerConfig(insecure_no_auth=True), None)
+    response = asyncio.run(get(app, "/v1/models", host=host))
+    assert response.status_code == status
+
+
+def test_application_without_keys_must_be_asked_for() -> None:
+    engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
+    with pytest.raises(ValueError, match="insecure_no_auth"):
+        create_app(engine, ServerConfig(), None)

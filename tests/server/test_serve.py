@@ -1,0 +1,92 @@
+"""Starting and stopping: what is refused, what is printed, what is still answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.__main__ import main
+from server.security.keys import create_key, new_secret
+from tests.support.service import Body, start_server, stop_server
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "A server needs keys"),
+        (["--insecure-no-auth", "--host", "0.0.0.0"], "loopback"),
+        (["--insecure-no-auth", "--host", "::"], "loopback"),
+        (["--insecure-no-auth", "--key-file", "SECRET"], "not both"),
+        (["--key-file", "MISSING"], "cannot be read"),
+        (["--keys-file", "MISSING"], "cannot be read"),
+        (["--key-file", "SECRET", "--port", "70000"], "between 0 and 65535"),
+        (["--key-file", "SECRET", "--queue-size", "0"], "at least 1"),
+        (["--key-file", "SECRET", "--target", "refusal"], "--demo"),
+        (["--key-file", "SECRET", "--host", "203.0.113.1"], "Cannot listen"),
+    ],
+)
+def test_start_is_refused(
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    secret = tmp_path / "SECRET"
+    secret.write_text(new_secret())
+    words = [str(secret) if word == "SECRET" else word for word in arguments]
+    words = [str(tmp_path / "MISSING") if word == "MISSING" else word for word in words]
+    assert main(["--model", str(tiny_checkpoint), "--port", "0", *words]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_checkpoint_that_is_refused_ends_the_server(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"")
+    with pytest.raises(AssertionError, match="status 1"):
+        start_server(["--model", str(folder), "--insecure-no-auth"])
+
+
+def test_keys_are_kept_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "keys.json")
+    assert main(["keys", "create", "--file", file, "--name", "mine", "--scope", "infer"]) == 0
+    assert capsys.readouterr().out.startswith("sk-")
+    assert main(["keys", "list", "--file", file]) == 0
+    key_id, name, scopes = capsys.readouterr().out.strip().split("\t")
+    assert (name, scopes) == ("mine", "infer")
+    assert main(["keys", "revoke", "--file", file, key_id]) == 0
+    assert main(["keys", "revoke", "--file", file, key_id]) == 2
+
+
+def test_running_request_is_answered_when_the_server_is_stopped(
+    tiny_checkpoint: Path, tmp_path: Path, ask: Callable[..., Body]
+) -> None:
+    file = tmp_path / "keys.json"
+    secret, _ = create_key(file, "mine", ["infer", "models:admin", "infer:undefended"])
+    process, url = start_server(["--model", str(tiny_checkpoint), "--keys-file", str(file)])
+
+    async def scenario() -> None:
+        headers = {"authorization": f"Bearer {secret}"}
+        async with httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=60, trust_env=False
+        ) as client:
+            body = ask(gen_length=300, defense={"enabled": False})
+            running = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            while (await client.get("/v1/status")).json()["running"] == 0:
+                pass
+            process.terminate()
+            answered = await running
+            assert answered.status_code == 200
+            assert answered.json()["usage"]["steps"] == 300
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        assert stop_server(process) == 0
