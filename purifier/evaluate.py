@@ -112,7 +112,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=default.top_k)
     parser.add_argument("--temperature", type=float, default=default.temperature)
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--limit", type=_positive, help="records, evenly spread (default: all)")
+    parser.add_argument(
+        "--limit", type=_positive, help="records, drawn once for all runs (default: all)"
+    )
     parser.add_argument("--batch-size", type=_positive, default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

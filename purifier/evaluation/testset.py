@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from purifier.data.llava import read_llava
@@ -24,6 +25,8 @@ from purifier.mdlm.base import Message
 
 DESCRIBE = "describe"
 """The kind of question whose answer names all slots."""
+
+_LIMIT_SEED = 0
 
 SLOTS = ("item", "item_colour", "background_colour")
 
@@ -78,7 +81,7 @@ def read_test_set(folder: str | Path, *, limit: int | None = None) -> TestSet:
 
     Args:
         folder: With `manifest.json` and `test/`.
-        limit: Takes this many records at most, evenly spread over the file.
+        limit: Takes this many records at most: a fixed random choice, in the file's order.
 
     Raises:
         DataError: If a file or record is missing or malformed.
@@ -88,7 +91,8 @@ def read_test_set(folder: str | Path, *, limit: int | None = None) -> TestSet:
     manifest = _manifest(folder)
     samples = read_llava(folder / "test" / "test.json")
     if limit is not None and limit < len(samples):
-        samples = [samples[index * len(samples) // limit] for index in range(limit)]
+        order = np.random.default_rng(_LIMIT_SEED).permutation(len(samples))
+        samples = [samples[index] for index in sorted(order[:limit])]
     cases = tuple(_case(sample, folder / "test" / "images") for sample in samples)
     if not cases:
         raise DataError("The test set holds no records.", param="limit")

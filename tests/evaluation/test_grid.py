@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from purifier.defense.config import MaskingConfig
+from purifier.errors import DataError
+from purifier.evaluation.grid import Grid, cells, data_hash, plan, read_rows, run_grid
+from purifier.evaluation.metrics import measure
+from purifier.evaluation.report import grid_table, meets_bar, settings_that_meet_bar
+from purifier.evaluation.runner import Runner
+from purifier.evaluation.testset import read_test_set
+from purifier.lab.targets import target_by_name
+from purifier.lab.triggers import Sinusoid, trigger_to_dict
+from purifier.mdlm.registry import load_mdlm
+
+
+@pytest.fixture
+def grid(tiny_checkpoint: Path, data_folder: Path) -> Grid:
+    return Grid(
+        models={"insertion": str(tiny_checkpoint), "misclassification": str(tiny_checkpoint)},
+        data=str(data_folder),
+        ratios=(0.2, 0.5),
+        rankers=("fisher", "random"),
+        masking=MaskingConfig(probes=2),
+        limit=2,
+        batch_size=4,
+    )
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_every_cell_is_measured_once_and_a_cut_run_goes_on(grid: Grid, tmp_path: Path) -> None:
+    results = tmp_path / "cells.jsonl"
+    rows = run_grid(grid, results)
+    keys = [(row["target"], row["ranker"], row["level"], row["ratio"]) for row in rows]
+    assert len(keys) == len(set(keys)) == 2 * (3 + 2 * 2 * 2)
+
+    lines = results.read_text().splitlines(keepends=True)
+    results.write_text("".join(lines[:9]) + lines[9][:25])
+    new: list[dict[str, Any]] = []
+    again = run_grid(grid, results, report=new.append)
+    assert without_times(again) == without_times(rows)
+    assert len(new) == len(rows) - 9
+    assert plan(grid, again) == []
+
+
+def test_a_cell_holds_what_its_setting_gives(
+    grid: Grid, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    rows = run_grid(grid, tmp_path / "cells.jsonl")
+    test_set = read_test_set(grid.data, limit=2)
+    answers = Runner(load_mdlm(tiny_checkpoint), test_set).masked(grid.masking, [0.5])[0.5]
+    expected = measure(test_set.cases, answers, target_by_name("misclassification")).to_dict()
+    cell = next(
+        row
+        for row in rows
+        if (row["target"], row["ranker"], row["level"], row["ratio"])
+        == ("misclassification", "fisher", "patch", 0.5)
+    )
+    assert cell["figures"] == expected
+
+
+@pytest.mark.slow
+def test_workers_find_the_same(grid: Grid, tmp_path: Path) -> None:
+    alone = run_grid(grid, tmp_path / "alone.jsonl")
+    together = run_grid(grid, tmp_path / "together.jsonl", workers=2)
+    assert without_times(together) == without_times(alone)
+
+
+def test_rows_of_other_runs_are_left_alone(grid: Grid, tmp_path: Path) -> None:
+    results = tmp_path / "cells.jsonl"
+    small = replace(grid, ratios=(0.2,), levels=("token",), rankers=("random",))
+    run_grid(small, results)
+    other = replace(small, limit=3)
+    assert other.fingerprint() != small.fingerprint()
+    assert read_rows(results, other.fingerprint()) == []
+    wider = replace(small, ratios=(0.2, 0.4), batch_size=1)
+    new: list[dict[str, Any]] = []
+    run_grid(wider, results, report=new.append)
+    assert [row["ratio"] for row in new] == [0.4, 0.4]
+
+
+def test_the_fingerprint_follows_data_and_seed(grid: Grid, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(grid.data, copy)
+    assert replace(grid, data=str(copy)).fingerprint() == grid.fingerprint()
+    records = json.loads((copy / "test" / "test.json").read_text())
+    (copy / "test" / "test.json").write_text(json.dumps(records[:-1]))
+    assert data_hash(copy) != data_hash(grid.data)
+    assert replace(grid, data=str(copy)).fingerprint() != grid.fingerprint()
+    seeded = replace(grid, masking=replace(grid.masking, seed=7))
+    assert seeded.fingerprint() != grid.fingerprint()
+
+
+def test_a_spread_trigger_has_no_oracles(grid: Grid, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(grid.data, copy)
+    (copy / "manifest.json").write_text(json.dumps({"trigger": trigger_to_dict(Sinusoid())}))
+    small = replace(grid, data=str(copy), levels=(), rankers=())
+    rows = run_grid(small, tmp_path / "cells.jsonl")
+    assert {row["ranker"] for row in rows} == {"undefended"}
+    assert len(cells(small)) == 6
+
+
+def test_a_damaged_line_is_named(grid: Grid, tmp_path: Path) -> None:
+    results = tmp_path / "cells.jsonl"
+    results.write_text("{}\nbroken\n{}\n")
+    with pytest.raises(DataError, match="line 2"):
+        run_grid(grid, results)
+
+
+def rate(value: float) -> dict[str, float | int]:
+    return {"value": value, "n": 100, "low": value, "high": value}
+
+
+def row(ranker: str, level: str | None, ratio: float, asr: float, clean: float) -> dict[str, Any]:
+    names = ["asr_exact", "asr_untriggered", "clean_slots", "recovered", "recovered_true"]
+    figures = {name: rate(0.5) for name in names}
+    figures |= {"asr": rate(asr), "clean_exact": rate(clean)}
+    return {
+        "target": "refusal",
+        "ranker": ranker,
+        "level": level,
+        "ratio": ratio,
+        "figures": figures,
+    }
+
+
+def test_the_bar() -> None:
+    undefended = row("undefended", None, 0.0, 1.0, 0.9)
+    good = row("fisher", "patch", 0.2, 0.05, 0.89)
+    leaky = row("fisher", "token", 0.2, 0.06, 0.9)
+    blunt = row("random", "patch", 0.6, 0.0, 0.88)
+    assert meets_bar(good, undefended)
+    assert not meets_bar(leaky, undefended)
+    assert not meets_bar(blunt, undefended)
+    rows = [undefended, good, leaky, blunt]
+    assert settings_that_meet_bar(rows) == [("patch", "fisher", 0.2, ["refusal"])]
+    table = grid_table(rows)
+    assert table.count("| yes |") == 1
+    assert "| patch | fisher | 0.2 | 5.0 [5.0, 5.0] |" in table
