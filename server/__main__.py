@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from purifier.lab.demo import checkpoint_path
 from server.config import ModelSource, ServerConfig, StartError
 from server.security.keys import (
     DEMO_SCOPES,
@@ -84,8 +85,6 @@ def _has_keys(args: argparse.Namespace) -> bool:
 def _model_path(args: argparse.Namespace) -> Path:
     if not args.demo:
         return Path(args.model)
-    from purifier.lab.demo import checkpoint_path  # noqa: PLC0415 - the demo's data, on demand
-
     return checkpoint_path(args.target or _TARGETS[0])
 
 

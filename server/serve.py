@@ -81,7 +81,7 @@ def authenticator(source: KeySource, config: ServerConfig) -> Authenticator | No
         return None
     if not sources:
         raise StartError(
-            "A server needs keys: make one with `python -m server keys create --file keys.json` "
+            "A server needs keys: make one with `disp keys create --file keys.json` "
             "and start with --keys-file keys.json. On a loopback address --insecure-no-auth "
             "serves without."
         )
