@@ -70,11 +70,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Starts the server, asks four questions, prints the answers."""
-    scene = find_scene()
     options = ["--demo", "--target", args.target, "--port", str(args.port)]
+    command = command_line("serve", options)
+    scene = find_scene()
     console = Console(stderr=args.json, highlight=False)
     signal.signal(signal.SIGTERM, _as_interrupt)
-    command = command_line("serve", options)
     with ExitStack() as stack:
         with console.status("Starting the server with the demo model ..."):
             running = stack.enter_context(running_server(command, patience=PATIENCE))
