@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -49,9 +50,16 @@ def create_app(engine: Engine, config: ServerConfig, keys: Authenticator | None)
     if keys is None and not config.insecure_no_auth:
         raise ValueError("A server without keys needs insecure_no_auth.")
     guard_pillow(config.media)
-    app = FastAPI(title="DiSP Server", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="DiSP Server",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.engine = engine
     app.state.config = config
+    app.state.preparing = anyio.CapacityLimiter(config.preparing)
     for router in ROUTERS:
         check_closed(router)
         app.include_router(router, max_body_size=config.max_body)

@@ -43,6 +43,7 @@ class ServerConfig:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         queue_size: Requests that may wait for the engine, besides the one it works on.
+        preparing: Requests whose images are decoded at the same time; bounds memory.
         max_body: Bytes of a request body.
         max_text: Characters of all turns of a request; bounds the tokenizer's work.
         deadline: Seconds one generation may take.
@@ -56,6 +57,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     queue_size: int = 32
+    preparing: int = 2
     max_body: int = 20 * MEGABYTE
     max_text: int = 200_000
     deadline: float = 600.0

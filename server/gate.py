@@ -27,6 +27,7 @@ PUBLIC = frozenset({"/health", "/health/ready"})
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DRAIN_SECONDS = 5.0
+_POLICY_VIOLATION = 1008
 _EVERYBODY = Principal("none", "no authentication", frozenset(SCOPES))
 
 
@@ -46,6 +47,9 @@ class Gate:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -20,9 +20,6 @@ from server.security.keys import Principal
 
 router = APIRouter(prefix="/v1/chat")
 
-_PREPARING = 2
-"""Requests whose images are decoded at the same time."""
-
 
 @router.post("/completions", dependencies=[Depends(json_only)])
 async def create(
@@ -44,7 +41,7 @@ async def create(
     with engine.reserve() as place:
         job = await anyio.to_thread.run_sync(
             partial(answering.prepare, body, serving, generation, masking, config, request_id),
-            limiter=_limiter(request),
+            limiter=request.app.state.preparing,
         )
         prepared = time.monotonic()
         ticket = place.submit(job)
@@ -79,12 +76,3 @@ async def _disconnected(request: Request) -> None:
     """Ends when the client has gone; the body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _limiter(request: Request) -> anyio.CapacityLimiter:
-    """Bounds the memory of decoded images; belongs to the application's event loop."""
-    state = request.app.state
-    if not hasattr(state, "preparing"):
-        state.preparing = anyio.CapacityLimiter(_PREPARING)
-    limiter: anyio.CapacityLimiter = state.preparing
-    return limiter

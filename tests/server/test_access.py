@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -126,8 +127,6 @@ async def get(app: Any, path: str, **headers: str) -> httpx.Response:
     ],
 )
 def test_without_keys_only_this_machines_names_work(host: str, status: int) -> None:
-    import asyncio
-
     engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
     app = create_app(engine, ServerConfig(insecure_no_auth=True), None)
     response = asyncio.run(get(app, "/v1/models", host=host))
@@ -138,3 +137,45 @@ def test_application_without_keys_must_be_asked_for() -> None:
     engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
     with pytest.raises(ValueError, match="insecure_no_auth"):
         create_app(engine, ServerConfig(), None)
+
+
+def test_an_unexpected_error_says_nothing_about_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
+
+    def fail() -> None:
+        raise RuntimeError("an object at 0x7f3a")
+
+    monkeypatch.setattr(engine, "serving", fail)
+    app = create_app(engine, ServerConfig(insecure_no_auth=True), None)
+
+    async def scenario() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.get("/v1/models", headers={"x-request-id": "mine"})
+
+    response = asyncio.run(scenario())
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert "0x" not in response.text
+    assert response.headers.get_list("x-request-id") == ["mine"]
+    assert response.headers["x-should-retry"] == "false"
+
+
+def test_websockets_are_closed() -> None:
+    engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
+    app = create_app(engine, ServerConfig(insecure_no_auth=True), None)
+    sent: list[Any] = []
+
+    async def scenario() -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "websocket", "path": "/v1/models", "headers": []}
+        await app(scope, receive, send)
+
+    asyncio.run(scenario())
+    assert sent == [{"type": "websocket.close", "code": 1008}]
