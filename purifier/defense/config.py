@@ -21,7 +21,7 @@ class MaskingConfig:
         level: `patch` finds the guilty patches before the encoder and fills their pixels;
             `token` replaces visual embeddings after the encoder by the mask embedding (the
             paper's place).
-        ratio: Mask ratio: the fraction of visual tokens (`token`) or of the image plane
+        ratio: Mask ratio: the fraction of each image's visual tokens (`token`) or of its plane
             (`patch`) that is masked.
         ranker: How saliency is measured; see `purifier.defense.rankers`.
         probes: Hutchinson probes m of `official` and `fisher`.

@@ -11,7 +11,7 @@ ratio over all of them would let one busy image use up the share of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -63,7 +63,7 @@ def defend(
     masking: MaskingConfig,
     *,
     check: Callable[[], None] | None = None,
-    batch_size: int = 16,
+    positions_together: int = 8192,
 ) -> list[Defended]:
     """Encodes requests and masks the most salient visual evidence of each.
 
@@ -73,7 +73,8 @@ def defend(
         generation: How the answer will be denoised: the saliency is taken at its first step.
         masking: What is masked.
         check: Called between the parts; what it raises ends the defence.
-        batch_size: Requests scored together, which bounds the memory that gradients take.
+        positions_together: Sequence positions of the requests scored together, which bounds
+            the memory that gradients take; a longer request goes alone.
 
     Raises:
         PurifierError: If the saliency of a request is not finite.
@@ -81,8 +82,7 @@ def defend(
     check = check or (lambda: None)
     result: list[Defended] = []
     with torch.inference_mode(False):
-        for start in range(0, len(requests), batch_size):
-            group = requests[start : start + batch_size]
+        for group in groups(requests, generation.gen_length, positions_together):
             result += defend_together(mdlm, group, generation, masking, check)
     return result
 
@@ -123,6 +123,23 @@ def defend_together(
         )
         for owner in range(len(requests))
     ]
+
+
+def groups(
+    requests: Sequence[Inputs], response: int, positions_together: int
+) -> Iterator[list[Inputs]]:
+    """Consecutive groups of requests whose padded batch has a bounded number of positions."""
+    group: list[Inputs] = []
+    longest = 0
+    for request in requests:
+        length = request.length + response
+        if group and max(longest, length) * (len(group) + 1) > positions_together:
+            yield group
+            group, longest = [], 0
+        group.append(request)
+        longest = max(longest, length)
+    if group:
+        yield group
 
 
 def make_site(mdlm: Mdlm, requests: Sequence[Inputs], masking: MaskingConfig) -> Site:

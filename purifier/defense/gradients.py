@@ -10,7 +10,7 @@ from torch import Tensor
 
 from purifier.defense.numeric import wide
 
-POSITIONS_AT_ONCE = 4096
+POSITIONS_AT_ONCE = 16384
 """Cotangents times sequence positions of one backward pass.
 
 Short sequences gain from passing several cotangents through the graph together; long ones

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from purifier.defense.config import MaskingConfig
-from purifier.defense.defend import Defended, defend
+from purifier.defense.defend import Defended, defend, groups
 from purifier.defense.fill import fill_cells
 from purifier.defense.rankers import RANKERS
 from purifier.denoise.config import GenerationConfig
@@ -37,7 +37,7 @@ def test_a_batch_equals_each_request_alone(
     mdlm: LladaV, requests: list[Inputs], level: str, ranker: str
 ) -> None:
     masking = settings(level, ranker)
-    together = defend(mdlm, requests, GENERATION, masking, batch_size=3)
+    together = defend(mdlm, requests, GENERATION, masking, positions_together=400)
     assert len(together) == len(requests)
     for request, found in zip(requests, together, strict=True):
         expected = alone(mdlm, request, masking)
@@ -45,6 +45,17 @@ def test_a_batch_equals_each_request_alone(
         assert torch.equal(found.masked, expected.masked)
         torch.testing.assert_close(found.prompt.embeds, expected.prompt.embeds)
         assert len(found.planes) == len(request.images)
+
+
+def test_groups_are_bounded_and_keep_the_order(requests: list[Inputs]) -> None:
+    longest = max(request.length for request in requests)
+    for limit in (1, longest + 6, 2 * longest + 12, 10_000):
+        found = list(groups(requests, 6, limit))
+        assert [request for group in found for request in group] == requests
+        for group in found:
+            padded = len(group) * max(request.length + 6 for request in group)
+            assert len(group) == 1 or padded <= limit
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("level", LEVELS)
