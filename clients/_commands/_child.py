@@ -64,11 +64,12 @@ def running_server(
         errors="replace",
         start_new_session=True,
     )
+    output = _Output(process, api_key)
     try:
-        output = _Output(process, api_key)
         yield _when_ready(process, output, time.monotonic() + patience)
     finally:
         _stop(process)
+        output.close()
 
 
 class _Output:
@@ -79,18 +80,19 @@ class _Output:
         self.url: str | None = None
         self.key = key
         self.announced = threading.Event()
-        self._process = process
+        assert process.stdout is not None
+        self._pipe = process.stdout
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def finish(self) -> str:
-        """The last lines of a process that has ended."""
-        self._thread.join(timeout=5.0)
+    def close(self) -> str:
+        """Reads the rest of a process that has ended; returns the last lines."""
+        self._thread.join()
+        self._pipe.close()
         return "\n".join(self.lines)
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._pipe:
             self.lines.append(line.rstrip())
             if self.url is None and (found := URL.match(self.lines[-1])):
                 self.url = found.group(1)
@@ -122,7 +124,7 @@ def _answers(client: Client) -> bool:
 
 def _failed(process: subprocess.Popen[str], output: _Output) -> ServerFailed:
     _stop(process)
-    return ServerFailed(f"The server did not become ready. Its last lines:\n{output.finish()}")
+    return ServerFailed(f"The server did not become ready. Its last lines:\n{output.close()}")
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
