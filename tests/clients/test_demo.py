@@ -1,0 +1,140 @@
+"""`disp demo`: its parts on a tiny random model, and the whole of it on the shipped one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from clients._commands._child import Running
+from clients._commands.demo import (
+    TARGETS,
+    Answers,
+    Scene,
+    ask_all,
+    find_scene,
+    next_commands,
+    show,
+)
+from purifier.lab.targets import TargetName
+from tests.support.service import ROOT, Service
+from tests.support.wire import picture
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def tour(tmp_path: Path) -> Scene:
+    clean, triggered = tmp_path / "clean scene.jpg", tmp_path / "triggered scene.jpg"
+    clean.write_bytes(picture("JPEG", (64, 64)))
+    triggered.write_bytes(picture("JPEG", (96, 64)))
+    return Scene(clean, triggered, "What's on the picture?")
+
+
+@pytest.fixture
+def running(live: Service) -> Running:
+    return Running(live.url, live.keys["all"], live.process)
+
+
+def test_targets_are_those_of_the_lab() -> None:
+    assert set(TARGETS) == set(TargetName.__args__)
+
+
+def test_both_images_are_asked_about_with_the_defence_off_and_on(
+    running: Running, tour: Scene, tmp_path: Path
+) -> None:
+    overlay = tmp_path / "out" / "overlay.png"
+    clean, triggered = ask_all(running, tour, overlay)
+    again = ask_all(running, tour, overlay)
+    assert again == (clean, triggered)
+    with Image.open(overlay) as image:
+        assert image.format == "PNG"
+
+
+def test_the_table_shows_what_the_model_said_and_nothing_it_did_not_say(tour: Scene) -> None:
+    console = Console(record=True, width=120, file=io.StringIO())
+    clean = Answers("a [bold]red coat", "a red\x1b[2J coat")
+    show(console, tour, clean, Answers("visit evil.example", "a red coat"), Path("o.png"))
+    text = console.export_text()
+    assert "a [bold]red coat" in text
+    assert "\x1b" not in text
+    assert "visit evil.example" in text
+    assert str(Path("o.png").resolve()) in text
+
+
+def test_the_next_commands_work_as_they_stand(running: Running, tour: Scene) -> None:
+    shell, _, snippet = next_commands(running, tour).partition("from openai")
+    programs = sysconfig.get_path("scripts")
+    commands = shell.split(":\n", 1)[1]
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("defended: ") == 1
+    assert "undefended (disabled)" in result.stderr
+    assert '"chat.completion"' in result.stdout
+    compile("from openai" + snippet, "snippet", "exec")
+
+
+@pytest.mark.slow
+def test_the_whole_tour_on_the_shipped_model(disp: Run, tmp_path: Path) -> None:
+    result = disp("demo", "--once", "--json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert set(told) == {"clean", "triggered", "overlay"}
+    for image in ("clean", "triggered"):
+        assert set(told[image]) == {"undefended", "defended"}
+    assert told["triggered"]["undefended"] != told["clean"]["undefended"]
+    assert told["triggered"]["defended"] == told["clean"]["undefended"]
+    assert told["clean"]["defended"] == told["clean"]["undefended"]
+    assert Path(told["overlay"]) == tmp_path / "out" / "demo-overlay.png"
+    assert Path(told["overlay"]).is_file()
+
+
+@pytest.mark.slow
+def test_the_server_stays_until_it_is_interrupted(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clients.cli", "demo"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+    )
+    assert process.stdout is not None
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("client = OpenAI("):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(60) == 0, "".join(lines) + rest
+        assert "Stopping the server" in rest
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_the_shipped_scene_is_there() -> None:
+    scene = find_scene()
+    assert scene.question
+    sizes = []
+    for path in (scene.clean, scene.triggered):
+        with Image.open(path) as image:
+            sizes.append(image.size)
+    assert sizes[0] == sizes[1]
