@@ -210,8 +210,23 @@ class LladaV:
         embeddings: Tensor = self.modules.language_model.embed_tokens(ids)
         return embeddings
 
-    def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        attends: Tensor | None = None,
+    ) -> Tensor:
+        """One full forward pass; see `Mdlm.logits`.
+
+        `attends`, bool [B, N, N], says which position (row) sees which (column); by default
+        every one sees every other. The published training code can restrict a turn to itself
+        and earlier turns in this way.
+        """
         mask = _padding_mask(embeds, lengths)
+        if attends is not None:
+            mask = attends[:, None] if mask is None else attends[:, None] & mask[:, None, None]
         hidden = self.modules.language_model(
             inputs_embeds=embeds, attention_mask=mask, use_cache=False
         ).last_hidden_state

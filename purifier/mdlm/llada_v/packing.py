@@ -14,6 +14,25 @@ from torch.nn import functional as F
 from purifier.mdlm.llada_v.images import Layout
 
 
+def pack_frames(features: Tensor, newline: Tensor) -> Tensor:
+    """Packs the frames of one video: halved bilinearly, a newline vector behind every row.
+
+    Args:
+        features: [frames, patches, D], projected, one view a frame.
+        newline: [D].
+
+    Returns:
+        [n, D].
+    """
+    frames, patches, width = features.shape
+    side = round(patches**0.5)
+    half = (side + 1) // 2
+    planes = features.transpose(1, 2).reshape(frames, width, side, side)
+    grid = F.interpolate(planes, (half, half), mode="bilinear").permute(0, 2, 3, 1)
+    ends = newline.to(grid.dtype).expand(frames, half, 1, width)
+    return torch.cat([grid, ends], dim=2).reshape(-1, width)
+
+
 def pack(features: Tensor, layout: Layout, newline: Tensor) -> Tensor:
     """Packs the views of images that share a layout.
 
