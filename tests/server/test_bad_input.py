@@ -208,6 +208,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[], str], int, str]] = {
     "truncated-jpeg": (lambda: noise("JPEG")[:-400], 400, "image_undecodable"),
     "truncated-webp": (lambda: noise("WEBP")[:-400], 400, "image_undecodable"),
     "png-bomb": (lambda: png_bomb(12_000), 413, "image_too_large"),
+    "png-bomb-that-pillow-only-warns-of": (lambda: png_bomb(6_000), 413, "image_too_large"),
     "png-bomb-that-pillow-refuses": (lambda: png_bomb(15_000), 413, "image_too_large"),
     "too-long": (
         lambda: "data:image/png;base64," + "A" * 13_333_340,
