@@ -4,7 +4,7 @@
 #   docker/build_check.sh WORKDIR
 #
 # Needs root, buildah and, unless BASE names an image, debootstrap: then the base image is a
-# minimal Debian with python3, made here. WORKDIR keeps images and layers between runs.
+# minimal Debian with python3, made here. WORKDIR keeps the base image between runs.
 #
 #   BASE            base image (default: made from debootstrap)
 #   DEBIAN_MIRROR   mirror for debootstrap (default: debootstrap's own)
@@ -43,7 +43,7 @@ build() {
     say "build from $base"
     local extra=()
     read -ra extra <<<"${BUILDAH_EXTRA:-}"
-    b bud --format docker --layers --isolation chroot --network host \
+    b bud --format docker --isolation chroot --network host \
         --build-arg BASE="$base" --build-arg TORCH_ARGS="${TORCH_ARGS:-}" \
         ${extra[@]+"${extra[@]}"} --file "$repo/docker/Dockerfile" --tag "$tag" "$repo"
     b inspect --type image --format \
