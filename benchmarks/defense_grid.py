@@ -1,9 +1,10 @@
 """The project's first figure: what masking does to three backdoors, and what it costs.
 
-    python benchmarks/defense_grid.py --device cuda --workers 12
+    python -m benchmarks.defense_grid --device cuda --workers 12
 
 Measures every target, level, ranker and mask ratio and two oracles on the demo's held-out test
-set, and writes `docs/results/defense_grid.{json,md,png}`. A stopped run goes on where it was.
+set, and writes `docs/results/defense_grid.{json,md,png}`. A stopped run goes on where it was, and
+with all cells measured (on another machine, say) the same command only writes the report.
 """
 
 from __future__ import annotations
@@ -16,18 +17,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any, get_args
 
-import matplotlib as mpl
-import torch
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-
 from purifier.defense.config import MaskingConfig, RankerName
-from purifier.evaluate import DEMO
 from purifier.evaluation.grid import Grid, Row, data_hash, run_grid
 from purifier.evaluation.report import (
     grid_table,
@@ -35,45 +27,38 @@ from purifier.evaluation.report import (
     settings_that_meet_bar,
 )
 from purifier.evaluation.testset import TestSet, read_test_set
+from purifier.lab.demo import DATA_FOLDER, DEMO_FOLDER
 from purifier.lab.targets import TargetName
 from purifier.lab.triggers import trigger_to_dict
 from purifier.mdlm.registry import checkpoint_id
 
 RESULTS = Path("docs/results")
 NAME = "defense_grid"
-COLOURS = {
-    "official": "tab:blue",
-    "fisher": "tab:orange",
-    "exact": "tab:green",
-    "attention": "tab:red",
-    "random": "tab:gray",
-    "gradient": "tab:purple",
-    "leave-one-out": "tab:brown",
-}
-PANELS = (("token", "asr"), ("token", "clean_exact"), ("patch", "asr"), ("patch", "clean_exact"))
-HEADINGS = {"asr": "ASR, triggered", "clean_exact": "clean answers exact"}
-ORACLE_LINES = {"undefended": ":", "oracle-token": "--", "oracle-pixel": "-."}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     grid = make_grid(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    start = perf_counter()
     rows = run_grid(grid, options.out / f"{NAME}.jsonl", workers=options.workers, report=print_row)
-    facts = describe_run(grid, options, perf_counter() - start)
+    facts = describe_run(grid, options, rows)
     (options.out / f"{NAME}.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
     (options.out / f"{NAME}.md").write_text(markdown(facts, rows))
-    draw(rows, options.out / f"{NAME}.png")
-    print(f"wrote {options.out / NAME}.json, .md and .png: {len(rows)} cells")
+    if not options.no_figure:
+        from benchmarks.defense_figure import draw  # noqa: PLC0415  (matplotlib may be absent)
+
+        draw(rows, options.out / f"{NAME}.png")
+    print(f"wrote {options.out / NAME}.*: {len(rows)} cells")
     return 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = MaskingConfig()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", type=Path, default=DEMO, help="a folder for every target")
-    parser.add_argument("--data", type=Path, default=DEMO / "data")
+    parser.add_argument(
+        "--models", type=Path, default=DEMO_FOLDER, help="a folder for every target"
+    )
+    parser.add_argument("--data", type=Path, default=DATA_FOLDER)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--targets", nargs="+", choices=get_args(TargetName))
     parser.add_argument("--ratios", nargs="+", type=float)
@@ -86,8 +71,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--scored-together", type=int, default=32)
+    parser.add_argument("--positions-together", type=int, default=8192)
+    parser.add_argument("--tf32", action="store_true", help="TensorFloat-32 products on CUDA")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--no-figure", action="store_true", help="for machines without matplotlib")
     return parser.parse_args(arguments)
 
 
@@ -111,7 +98,8 @@ def make_grid(options: argparse.Namespace) -> Grid:
         device=options.device,
         dtype=options.dtype,
         batch_size=options.batch_size,
-        scored_together=options.scored_together,
+        positions_together=options.positions_together,
+        tf32=options.tf32,
         **chosen,
     )
 
@@ -126,7 +114,7 @@ def print_row(row: Row) -> None:
     )
 
 
-def describe_run(grid: Grid, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def describe_run(grid: Grid, options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
     """What a reader needs to run it again: command, data, seeds, counts, versions."""
     test_set = read_test_set(grid.data, limit=grid.limit)
     return {
@@ -142,9 +130,9 @@ def describe_run(grid: Grid, options: argparse.Namespace, seconds: float) -> dic
         },
         "checkpoints": {target: checkpoint_id(path) for target, path in grid.models.items()},
         "data_sha256": data_hash(grid.data),
-        "device": device_name(options.device),
-        "dtype": grid.dtype,
-        "seconds_of_this_run": round(seconds, 1),
+        "device": ", ".join(dict.fromkeys(row["device"] for row in rows)),
+        "dtype": "float32 with TF32 products" if grid.tf32 else grid.dtype,
+        "seconds_of_all_cells": round(sum(row["seconds"] for row in rows), 1),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "pillow", "numpy")},
@@ -155,21 +143,18 @@ def describe_run(grid: Grid, options: argparse.Namespace, seconds: float) -> dic
 def command(options: argparse.Namespace) -> str:
     """The options that decide the figures, as a command."""
     default = parse([])
-    parts = ["python benchmarks/defense_grid.py"]
+    parts = ["python -m benchmarks.defense_grid"]
     for name, value in vars(options).items():
-        if value != getattr(default, name) and name not in ("models", "data", "out"):
+        if value != getattr(default, name) and name not in ("models", "data", "out", "no_figure"):
             text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            parts.append(f"--{name.replace('_', '-')} {text}")
+            flag = f"--{name.replace('_', '-')}"
+            parts.append(flag if value is True else f"{flag} {text}")
     return " ".join(parts)
 
 
 def count_kinds(test_set: TestSet) -> dict[str, int]:
     kinds = [case.kind for case in test_set.cases]
     return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
-
-
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -209,61 +194,6 @@ def bar_list(rows: Sequence[Row]) -> str:
         for level, ranker, ratio, targets in found
     ]
     return "\n".join(lines) + "\n"
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """ASR and exact clean answers over the ratio: a row a target, a curve a ranker."""
-    targets = list(dict.fromkeys(row["target"] for row in rows))
-    figure, axes = plt.subplots(
-        len(targets), len(PANELS), figsize=(13, 2.9 * len(targets)), sharey=True, squeeze=False
-    )
-    for target, line in zip(targets, axes, strict=True):
-        own = [row for row in rows if row["target"] == target]
-        for (level, metric), panel in zip(PANELS, line, strict=True):
-            draw_panel(panel, own, level, metric)
-            panel.set_title(f"{target}: {HEADINGS[metric]}, level {level}", fontsize=9)
-        line[0].set_ylabel("%")
-    for panel in axes[-1]:
-        panel.set_xlabel("mask ratio")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=len(labels), fontsize=9, frameon=False)
-    figure.tight_layout(rect=(0, 0.02 + 0.08 / len(targets), 1, 1))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def draw_panel(panel: Axes, rows: Sequence[Row], level: str, metric: str) -> None:
-    undefended = next((row for row in rows if row["ranker"] == "undefended"), None)
-    for name, style in ORACLE_LINES.items():
-        for row in rows:
-            value = row["figures"][metric]["value"]
-            if row["ranker"] == name and value is not None:
-                panel.axhline(100 * value, linestyle=style, color="black", linewidth=1, label=name)
-    for ranker in dict.fromkeys(row["ranker"] for row in rows if row["level"] == level):
-        curve = [row for row in rows if (row["level"], row["ranker"]) == (level, ranker)]
-        if undefended is not None:
-            curve = [undefended, *curve]
-        rates = [row["figures"][metric] for row in curve]
-        if any(rate["value"] is None for rate in rates):
-            continue
-        ratios = [row["ratio"] for row in curve]
-        panel.plot(
-            ratios,
-            [100 * rate["value"] for rate in rates],
-            marker=".",
-            color=COLOURS[ranker],
-            label=ranker,
-        )
-        panel.fill_between(
-            ratios,
-            [100 * rate["low"] for rate in rates],
-            [100 * rate["high"] for rate in rates],
-            color=COLOURS[ranker],
-            alpha=0.12,
-            linewidth=0,
-        )
-    panel.set_ylim(-3, 103)
-    panel.grid(alpha=0.3)
 
 
 if __name__ == "__main__":

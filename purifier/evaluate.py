@@ -19,12 +19,10 @@ from purifier.evaluation.metrics import Measurement, measure
 from purifier.evaluation.report import evaluation_table
 from purifier.evaluation.runner import Runner
 from purifier.evaluation.testset import TestSet, read_test_set
+from purifier.lab.demo import DATA_FOLDER, checkpoint_path
 from purifier.lab.targets import Target, TargetName, target_by_name
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import checkpoint_id, load_mdlm
-
-DEMO = Path(__file__).parent / "lab" / "demo"
-"""The demo checkpoints, one folder for every target, and their `data`."""
 
 
 def evaluate(
@@ -79,8 +77,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         pooling=options.pooling,
         seed=options.seed,
     )
-    model = options.model or DEMO / options.target
-    test_set = read_test_set(options.data or DEMO / "data", limit=options.limit)
+    model = options.model or checkpoint_path(options.target)
+    test_set = read_test_set(options.data or DATA_FOLDER, limit=options.limit)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
     figures = evaluate(
         mdlm, test_set, target_by_name(options.target), masking, batch_size=options.batch_size

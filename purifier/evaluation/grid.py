@@ -52,7 +52,8 @@ class Grid:
         device: Where the models run.
         dtype: Their dtype.
         batch_size: Requests denoised together.
-        scored_together: Requests whose saliency is taken together.
+        positions_together: Sequence positions scored together, as in `defend`.
+        tf32: Lets CUDA multiply float32 matrices in TensorFloat-32.
     """
 
     models: Mapping[TargetName, str]
@@ -65,7 +66,8 @@ class Grid:
     device: str = "cpu"
     dtype: str = "float32"
     batch_size: int = 256
-    scored_together: int = 32
+    positions_together: int = 8192
+    tf32: bool = False
 
     def fingerprint(self) -> str:
         """Names what decides the figures: settings, model contents and data contents."""
@@ -75,6 +77,7 @@ class Grid:
             "masking": asdict(replace(self.masking, level="patch", ratio=0.0, ranker="fisher")),
             "limit": self.limit,
             "dtype": self.dtype,
+            "tf32": self.tf32,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -161,6 +164,7 @@ def run_grid(
 def run_job(grid: Grid, job: Job) -> list[Row]:
     """Measures the cells of one job; an oracle without a place for its trigger has none."""
     start = perf_counter()
+    torch.set_float32_matmul_precision("high" if grid.tf32 else "highest")
     test_set = _test_set(grid.data, grid.limit)
     sizes = {case.picture.size for case in test_set.cases}
     placed = all(test_set.trigger.region(size) is not None for size in sizes)
@@ -170,7 +174,7 @@ def run_job(grid: Grid, job: Job) -> list[Row]:
         _model(grid.models[job.target], grid.device, grid.dtype),
         test_set,
         batch_size=grid.batch_size,
-        scored_together=grid.scored_together,
+        positions_together=grid.positions_together,
     )
     answers = _answers(runner, grid.masking, job)
     seconds = (perf_counter() - start) / len(answers)
@@ -183,6 +187,7 @@ def run_job(grid: Grid, job: Job) -> list[Row]:
             "ratio": ratio,
             "figures": measure(test_set.cases, given, target).to_dict(),
             "seconds": round(seconds, 3),
+            "device": _device_name(grid.device),
         }
         for ratio, given in answers.items()
     ]
@@ -236,6 +241,10 @@ def _finished(grid: Grid, jobs: list[Job], workers: int) -> Iterator[list[Row]]:
         futures = [pool.submit(run_job, grid, job) for job in jobs]
         for future in as_completed(futures):
             yield future.result()
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 @lru_cache(maxsize=4)

@@ -6,14 +6,14 @@ saliency does not depend on the mask ratio, so one pass serves all ratios.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
-from purifier.defense.defend import make_site
+from purifier.defense.defend import groups, make_site
 from purifier.defense.first_step import Response
 from purifier.defense.rankers import RANKERS
 from purifier.defense.saliency import top_fraction, unit_scores
@@ -27,7 +27,7 @@ from purifier.lab.triggers import PixelBox
 from purifier.mdlm.base import Inputs, Mdlm, Message, Prompt
 
 Masker = Callable[[float], list[Prompt]]
-"""The prompts of a group of requests at a mask ratio."""
+"""The prompts of a batch of requests at a mask ratio."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,23 @@ class Runner:
         mdlm: The model.
         test_set: Questions, trigger and generation settings.
         batch_size: Requests denoised together.
-        scored_together: Requests whose saliency is taken together; bounds what gradients take.
+        positions_together: Sequence positions scored together, as in `defend`.
     """
 
     def __init__(
-        self, mdlm: Mdlm, test_set: TestSet, *, batch_size: int = 256, scored_together: int = 32
+        self,
+        mdlm: Mdlm,
+        test_set: TestSet,
+        *,
+        batch_size: int = 256,
+        positions_together: int = 8192,
     ) -> None:
-        if batch_size < 1 or scored_together < 1:
+        if batch_size < 1:
             raise InvalidSetting("batch_size must be at least 1.", param="batch_size")
         self.mdlm = mdlm
         self.test_set = test_set
         self.batch_size = batch_size
-        self.scored_together = min(scored_together, batch_size)
+        self.positions_together = positions_together
         self.requests = [
             Request(number, case, triggered)
             for triggered in (False, True)
@@ -78,7 +83,7 @@ class Runner:
             masking: The defence; its own ratio is not used.
             ratios: The mask ratios.
         """
-        return self._sweep(lambda group: self._ranked(group, masking), ratios)
+        return self._sweep(lambda batch: self._ranked(batch, masking), ratios)
 
     def oracle(self, name: OracleName) -> Answers:
         """Answers under a defence that knows the trigger's place, on clean images too.
@@ -93,11 +98,11 @@ class Runner:
         self, masker: Callable[[Sequence[Request]], Masker], ratios: Sequence[float]
     ) -> dict[float, Answers]:
         texts: dict[float, list[str]] = {ratio: [] for ratio in ratios}
-        for batch in _chunks(self.requests, self.batch_size):
-            maskers = [masker(group) for group in _chunks(batch, self.scored_together)]
+        for start in range(0, len(self.requests), self.batch_size):
+            mask = masker(self.requests[start : start + self.batch_size])
             for ratio in texts:
                 with torch.no_grad():
-                    prompts = [prompt for mask in maskers for prompt in mask(ratio)]
+                    prompts = mask(ratio)
                 texts[ratio] += self._denoise(prompts)
         half = len(self.test_set.cases)
         return {
@@ -112,32 +117,38 @@ class Runner:
     def _messages(self, request: Request) -> list[Message]:
         return request.case.messages(self.test_set.trigger if request.triggered else None)
 
-    def _inputs(self, group: Sequence[Request]) -> list[Inputs]:
-        return [self.mdlm.prepare(self._messages(request)) for request in group]
+    def _inputs(self, batch: Sequence[Request]) -> list[Inputs]:
+        return [self.mdlm.prepare(self._messages(request)) for request in batch]
 
-    def _unmasked(self, group: Sequence[Request]) -> Masker:
-        inputs = self._inputs(group)
+    def _unmasked(self, batch: Sequence[Request]) -> Masker:
+        inputs = self._inputs(batch)
         return lambda _: [self.mdlm.embed(item) for item in inputs]
 
-    def _ranked(self, group: Sequence[Request], masking: MaskingConfig) -> Masker:
-        if masking.ranker != "random":
-            return self._scored(group, masking)
-        own = [replace(masking, seed=masking.seed + request.number) for request in group]
-        maskers = [
-            self._scored([request], config) for request, config in zip(group, own, strict=True)
-        ]
-        return lambda ratio: [prompt for mask in maskers for prompt in mask(ratio)]
-
-    def _scored(self, group: Sequence[Request], masking: MaskingConfig) -> Masker:
-        site, scores = self._scores(self._inputs(group), masking)
+    def _ranked(self, batch: Sequence[Request], masking: MaskingConfig) -> Masker:
+        inputs = self._inputs(batch)
+        if masking.ranker == "random":
+            seeds = [masking.seed + request.number for request in batch]
+            scored = [
+                self._scored([item], replace(masking, seed=seed))
+                for item, seed in zip(inputs, seeds, strict=True)
+            ]
+        else:
+            length = self.test_set.generation.gen_length
+            scored = [
+                self._scored(group, masking)
+                for group in groups(inputs, length, self.positions_together)
+            ]
 
         def mask(ratio: float) -> list[Prompt]:
-            chosen = [top_fraction(s.flatten(), ratio).reshape(s.shape) for s in scores]
-            return site.mask(chosen)
+            prompts = []
+            for site, scores in scored:
+                chosen = [top_fraction(s.flatten(), ratio).reshape(s.shape) for s in scores]
+                prompts += site.mask(chosen)
+            return prompts
 
         return mask
 
-    def _scores(
+    def _scored(
         self, inputs: Sequence[Inputs], masking: MaskingConfig
     ) -> tuple[Site, list[Tensor]]:
         differentiates = RANKERS[masking.ranker].differentiates
@@ -147,12 +158,12 @@ class Runner:
             encoding = site.encode(differentiable=differentiates)
             return site, unit_scores(site, encoding, response, masking)
 
-    def _oracle_tokens(self, group: Sequence[Request]) -> Masker:
-        inputs = self._inputs(group)
+    def _oracle_tokens(self, batch: Sequence[Request]) -> Masker:
+        inputs = self._inputs(batch)
 
         def mask(_: float) -> list[Prompt]:
             prompts = []
-            for request, item in zip(group, inputs, strict=True):
+            for request, item in zip(batch, inputs, strict=True):
                 region = self._region(request)
                 masked = torch.cat([trigger_tokens(image, region) for image in item.images])
                 prompts.append(
@@ -162,9 +173,9 @@ class Runner:
 
         return mask
 
-    def _oracle_pixels(self, group: Sequence[Request]) -> Masker:
+    def _oracle_pixels(self, batch: Sequence[Request]) -> Masker:
         inputs = []
-        for request in group:
+        for request in batch:
             region = self._region(request)
             messages = [
                 Message(
@@ -186,8 +197,3 @@ class Runner:
                 "An oracle needs a trigger that covers a part of the image.", param="ranker"
             )
         return region
-
-
-def _chunks(items: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -27,7 +27,7 @@ def test_the_benchmark_writes_its_files(
 
     report = json.loads((tmp_path / "defense_grid.json").read_text())
     assert len(report["rows"]) == 2 * (3 + 2 * 2)
-    assert report["command"] == f"python benchmarks/defense_grid.py {grid}"
+    assert report["command"] == f"python -m benchmarks.defense_grid {grid}"
     assert sum(report["records_by_kind"].values()) == report["records"] == 2
     text = (tmp_path / "defense_grid.md").read_text()
     assert "## insertion" in text
@@ -35,3 +35,9 @@ def test_the_benchmark_writes_its_files(
     with Image.open(tmp_path / "defense_grid.png") as figure:
         assert figure.size[0] > 1000
     assert capsys.readouterr().out.count("ASR") == 14
+
+    (tmp_path / "defense_grid.png").unlink()
+    assert main([*paths, *grid.split(), "--no-figure"]) == 0
+    assert capsys.readouterr().out.count("ASR") == 0
+    assert json.loads((tmp_path / "defense_grid.json").read_text()) == report
+    assert not (tmp_path / "defense_grid.png").exists()

@@ -58,7 +58,7 @@ def test_defended_answers_are_the_products(
     mdlm: Mdlm, test_set: TestSet, level: str, ranker: str
 ) -> None:
     masking = MaskingConfig(level=level, ranker=ranker, probes=2)  # type: ignore[arg-type]
-    runner = Runner(mdlm, test_set, batch_size=5, scored_together=2)
+    runner = Runner(mdlm, test_set, batch_size=5, positions_together=300)
     swept = runner.masked(masking, [0.0, 0.3, 1.0])
     assert swept[0.0] == runner.undefended()
     for ratio in (0.3, 1.0):
