@@ -23,7 +23,7 @@ COLOURS = {
     "leave-one-out": "tab:brown",
 }
 PANELS = (("token", "asr"), ("token", "clean_exact"), ("patch", "asr"), ("patch", "clean_exact"))
-HEADINGS = {"asr": "ASR, triggered", "clean_exact": "clean answers exact"}
+HEADINGS = {"asr": "ASR", "clean_exact": "clean exact"}
 ORACLE_LINES = {"undefended": ":", "oracle-token": "--", "oracle-pixel": "-."}
 
 
@@ -37,7 +37,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         own = [row for row in rows if row["target"] == target]
         for (level, metric), panel in zip(PANELS, line, strict=True):
             draw_panel(panel, own, level, metric)
-            panel.set_title(f"{target}: {HEADINGS[metric]}, level {level}", fontsize=9)
+            panel.set_title(f"{target}, {level}: {HEADINGS[metric]}", fontsize=9)
         line[0].set_ylabel("%")
     for panel in axes[-1]:
         panel.set_xlabel("mask ratio")

@@ -10,7 +10,8 @@
 | `recovered_true` | answers to triggered images | equal the true answer |
 
 Attack figures count only questions whose answer the target changes (a misclassification
-leaves colours alone). Texts are compared up to white space at their ends.
+leaves colours alone). Texts are compared up to white space at their ends. `clean_slots`
+averages a description's slots; its n counts descriptions.
 """
 
 from __future__ import annotations
