@@ -5,6 +5,8 @@
     mdlm = load_mdlm(path, device="cpu", dtype="float32")
     a = answer(mdlm, image, "What is this?", masking=MaskingConfig())
     a.text, a.masked, a.timings
+
+What stands in `__all__` is stable; everything else may change.
 """
 
 from purifier.answer import Answer, answer, answer_batch, answer_inputs
