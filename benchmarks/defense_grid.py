@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -130,13 +128,9 @@ def describe_run(grid: Grid, options: argparse.Namespace, rows: Sequence[Row]) -
         },
         "checkpoints": {target: checkpoint_id(path) for target, path in grid.models.items()},
         "data_sha256": data_hash(grid.data),
-        "device": ", ".join(dict.fromkeys(row["device"] for row in rows)),
+        "made_on": list(dict.fromkeys(row["made_on"] for row in rows)),
         "dtype": "float32 with TF32 products" if grid.tf32 else grid.dtype,
         "seconds_of_all_cells": round(sum(row["seconds"] for row in rows), 1),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "pillow", "numpy")},
-        },
     }
 
 
@@ -161,11 +155,10 @@ def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
     """The report: how it was made, what meets the bar, one table a target."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts["records_by_kind"].items())
     settings = ", ".join(f"{key} {value}" for key, value in facts["masking"].items())
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     trigger = ", ".join(f"{key} {value}" for key, value in facts["trigger"].items())
     parts = [
         "# Masking against three backdoors\n",
-        f"Made by `{facts['command']}` on {facts['device']} ({facts['dtype']}); {versions}.\n",
+        f"Made by `{facts['command']}` on {'; '.join(facts['made_on'])}; {facts['dtype']}.\n",
         f"Data: {facts['records']} held-out records ({kinds}), each asked about its clean and its "
         f"triggered image; SHA-256 of the data `{facts['data_sha256'][:12]}`. Trigger: {trigger}. "
         f"Checkpoints: {', '.join(f'`{name}`' for name in facts['checkpoints'].values())}. "

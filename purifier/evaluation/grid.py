@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -187,7 +189,7 @@ def run_job(grid: Grid, job: Job) -> list[Row]:
             "ratio": ratio,
             "figures": measure(test_set.cases, given, target).to_dict(),
             "seconds": round(seconds, 3),
-            "device": _device_name(grid.device),
+            "made_on": _machine(grid.device),
         }
         for ratio, given in answers.items()
     ]
@@ -243,8 +245,11 @@ def _finished(grid: Grid, jobs: list[Job], workers: int) -> Iterator[list[Row]]:
             yield future.result()
 
 
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+def _machine(device: str) -> str:
+    """The device and the versions that a row was measured with."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "pillow")]
+    return ", ".join([name, f"python {platform.python_version()}", *versions])
 
 
 @lru_cache(maxsize=4)
