@@ -115,10 +115,12 @@ def _shape(grid: Grid) -> tuple[int, int]:
 
 def _with_heat(image: Image.Image, saliency: Grid) -> Image.Image:
     rows, columns = _shape(saliency)
-    values = [max(0.0, float(value)) for row in saliency for value in row]
-    peak = max(values)
+    values = [float(value) for row in saliency for value in row]
+    lowest, span = min(values), max(values) - min(values)
+    shares = [(value - lowest) / span if span > 0 else 0.0 for value in values]
     cells = Image.new("L", (columns, rows))
-    cells.putdata([round(255 * math.sqrt(value / peak)) if peak > 0 else 0 for value in values])
+    # Saliency has a long tail; the root shows what lies below its peak.
+    cells.putdata([round(255 * math.sqrt(share)) for share in shares])
     heat = cells.resize(image.size, Image.Resampling.BICUBIC)
     channels = [heat.point(table) for table in _ramp_tables()]
     opacity = heat.point([round(70 + 0.5 * level) for level in range(256)])

@@ -52,15 +52,26 @@ build() {
 
 inside() { b run --isolation chroot --network host "${mounts[@]}" "$container" -- "$@"; }
 
+# Isolation by chroot shares the host's process ids; a signal to buildah would not arrive inside.
+stop() {
+    [[ -n "${server:-}" ]] || return 0
+    local running="$server"
+    server=
+    [[ -s "$work/state/pid" ]] && kill "$(<"$work/state/pid")"
+    wait "$running"
+}
+
 check() {
     say "start"
     container="$(b from "$tag")"
-    trap 'kill "${server:-}" 2>/dev/null || true; wait; b rm "$container" >/dev/null' EXIT
-    mkdir -p "$work/secrets"
+    trap 'stop || true; b rm "$container" >/dev/null' EXIT
+    mkdir -p "$work/secrets" "$work/state"
+    chmod 1777 "$work/state"
+    rm -f "$work/state/pid"
     printf 'sk-%s\n' "$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')" \
         >"$work/secrets/disp_api_key"
     chmod 644 "$work/secrets/disp_api_key"
-    mounts=(--volume "$work/secrets:/run/secrets:ro")
+    mounts=(--volume "$work/secrets:/run/secrets:ro" --volume "$work/state:/state")
     local what=(--demo)
     if [[ -n "${MODEL:-}" ]]; then
         mounts+=(--volume "$(realpath "$MODEL"):/model:ro")
@@ -74,7 +85,8 @@ check() {
     fi
 
     [[ "$(inside id -u)" == 10001 ]] || { echo "the image runs as root" >&2; exit 1; }
-    inside disp serve --host 127.0.0.1 --port "$port" "${what[@]}" \
+    inside sh -c 'echo $$ >/state/pid; exec "$@"' sh \
+        disp serve --host 127.0.0.1 --port "$port" "${what[@]}" \
         --key-file /run/secrets/disp_api_key &
     server=$!
     until inside disp health --base-url "$url" 2>/dev/null; do
@@ -87,6 +99,9 @@ check() {
     inside sh -c 'DISP_API_KEY="$(cat /run/secrets/disp_api_key)" disp ask --base-url "$0" --json "$@"' \
         "$url" "$image" "Describe the image."
     inside disp doctor
+
+    say "stop"
+    stop
     say "passed"
 }
 

@@ -144,8 +144,8 @@ def show(console: Console, scene: Scene, clean: Answers, triggered: Answers, ove
 
 def stay(console: Console, running: Running, scene: Scene) -> None:
     """Says what to try next and waits for Ctrl-C."""
-    console.print(next_commands(running, scene), markup=False, soft_wrap=True)
     try:
+        console.print(next_commands(running, scene), markup=False, soft_wrap=True)
         running.process.wait()
     except KeyboardInterrupt:
         console.print("Stopping the server ...")
