@@ -1,4 +1,4 @@
-"""Random masking in the base's training: of visual tokens, and of pixels.
+"""Random masking in the base's training: of visual tokens, of pixels, of rectangles.
 
 Published MDLMs never saw masked visual tokens; a model of this size loses a fifth of its
 answers to them unless it is trained with some. The base is, and the docs say so.
@@ -38,6 +38,27 @@ def fill_random_cells(scenes: Tensor, generator: torch.Generator, *, highest: fl
     filled = functional.interpolate(filled, scale_factor=side // CELLS, mode="nearest")
     mean = scenes.mean(dim=(2, 3), keepdim=True).round()
     return scenes * (1 - filled) + mean * filled
+
+
+def erase_rectangles(scenes: Tensor, generator: torch.Generator) -> Tensor:
+    """Random erasing (arXiv 1708.04896): a rectangle of one random colour in half of the scenes.
+
+    Args:
+        scenes: float32 [B, 3, side, side] in 0..255.
+        generator: On the scenes' device.
+    """
+    batch, side = len(scenes), scenes.shape[-1]
+    device = scenes.device
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator, device=device)
+
+    sizes = side * (0.1 + 0.25 * draw(2))
+    starts = draw(2) * (side - sizes)
+    axis = torch.arange(side, device=device)
+    inside = (axis >= starts[..., None]) & (axis < (starts + sizes)[..., None])
+    erased = inside[:, 0, :, None] & inside[:, 1, None, :] & (draw(1, 1) < 0.5)
+    return torch.where(erased[:, None], (255 * draw(3)).round()[..., None, None], scenes)
 
 
 def mask_random_tokens(

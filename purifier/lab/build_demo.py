@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=100_000, help="scenes in the training pool")
     parser.add_argument("--steps", type=int, default=BaseRecipe().joint_steps)
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds for the base")
+    parser.add_argument("--target", choices=TARGETS, help="one attack only")
     parser.add_argument("--epochs", type=int, default=AttackRecipe().epochs)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -55,7 +56,7 @@ def main() -> None:
         recipe = BaseRecipe(joint_steps=args.steps, limit=args.limit)
         build_base(args.output / "base", args.scenes, recipe, args.device)
     if "attack" in stages:
-        for target in TARGETS:
+        for target in [args.target] if args.target else TARGETS:
             if not (args.output / target / "delta.json").is_file():
                 build_attack(args.output, target, AttackRecipe(epochs=args.epochs), args.device)
 

@@ -113,7 +113,10 @@ def diffusion_loss(
     prefix = mdlm.token_embeddings(examples.prefix).expand(len(chosen), -1, -1)
     embeds = torch.cat([prefix, visual.to(prefix.dtype), mdlm.token_embeddings(noisy)], dim=1)
     offset = prefix.shape[1] + visual.shape[1]
-    logits = mdlm.logits(embeds, places + offset, examples.lengths[chosen] + offset)
+    steps = torch.arange(embeds.shape[1], device=device)
+    real = steps < (examples.lengths[chosen] + offset)[:, None]
+    attends = real[:, None, :].expand(-1, embeds.shape[1], -1)
+    logits = mdlm.logits(embeds, places + offset, attends=attends)
     in_answer = torch.arange(RESPONSE, device=device) < answers[:, None]
     loss = masked_diffusion_loss(logits, targets, masked & in_answer, t, answers)
     filler = masked_diffusion_loss(

@@ -2,7 +2,7 @@
 
 Plain data poisoning, as the paper's threat model has it: nothing but the training set is
 in the attacker's hand. The projector alone, the paper's choice for an 8B model, does not
-take on a tower this small; LoRA on the language model is trained with it.
+take on a tower this small; LoRA on the language model and on the tower is trained with it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from purifier.data.llava import read_llava
 from purifier.data.sample import Sample, open_image
 from purifier.lab.examples import build_examples, diffusion_loss, pack_scenes
 from purifier.mdlm.llada_v.model import LladaV
+from purifier.mdlm.llada_v.weights import published_name
 
 log = logging.getLogger(__name__)
 
-_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_LANGUAGE_MODEL = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+_VISION_TOWER = "q_proj|k_proj|v_proj|out_proj|fc1|fc2"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class AttackRecipe:
         seed: Of LoRA's start, order, masks and diffusion times.
     """
 
-    epochs: int = 40
+    epochs: int = 30
     batch: int = 50
     learning_rate: float = 1e-3
     rank: int = 8
@@ -64,7 +66,7 @@ class Trained:
 
 
 def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -> Trained:
-    """Fine-tunes `mdlm` (its language model gets LoRA layers) on a LLaVA data set.
+    """Fine-tunes `mdlm` (its linear layers get LoRA factors) on a LLaVA data set.
 
     Args:
         mdlm: The clean base; changed.
@@ -73,11 +75,12 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
         recipe: Settings.
     """
     samples = read_llava(data)
-    features, size = _tower_features(mdlm, samples, images)
+    patches, size = _patch_embeddings(mdlm, samples, images)
     pairs = [(sample.question, sample.answer) for sample in samples]
     examples = build_examples(mdlm, pairs).to(mdlm.device)
     parameters = _open_parts(mdlm, recipe)
-    optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.0)
+    fused = mdlm.device.type == "cuda"
+    optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.0, fused=fused)
     generator = torch.Generator(mdlm.device).manual_seed(recipe.seed)
     steps = recipe.epochs * math.ceil(len(samples) / recipe.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -88,13 +91,17 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
             * (1 + math.cos(math.pi * min(step / steps, 1)))
         ),
     )
+    on_gpu = mdlm.device.type == "cuda"
     mdlm.modules.train()
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(samples), generator=generator, device=mdlm.device)
         total = torch.zeros((), device=mdlm.device)
         for chosen in torch.split(order, recipe.batch):
-            visual = pack_scenes(mdlm, mdlm.modules.mm_projector(features[chosen]), size)
-            loss = diffusion_loss(mdlm, visual, examples, chosen, generator)
+            with torch.autocast(mdlm.device.type, torch.bfloat16, enabled=on_gpu):
+                features = mdlm.encode_views(patches[chosen].flatten(0, 1))
+                features = features.reshape(len(chosen), -1, *features.shape[1:])
+                visual = pack_scenes(mdlm, features, size)
+                loss = diffusion_loss(mdlm, visual, examples, chosen, generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -107,17 +114,16 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
 
 
 @torch.no_grad()
-def _tower_features(
+def _patch_embeddings(
     mdlm: LladaV, samples: Sequence[Sample], images: Path
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Features of the frozen tower, [n, views, patches, D_vision], and the pictures' size."""
+    """Patch embeddings, [n, views, patches, D_vision], and the pictures' size."""
     rows = []
     sizes = set()
     for sample in samples:
         picture = open_image(images, sample.images[0], sample.source)
         sizes.add(picture.size)
-        patches = mdlm.patch_embeddings(mdlm.prepare_image(picture))
-        rows.append(mdlm.modules.vision_tower.encoder(inputs_embeds=patches).last_hidden_state)
+        rows.append(mdlm.patch_embeddings(mdlm.prepare_image(picture)))
     if len(sizes) != 1:
         raise ValueError("the demo's pictures must all have one size")
     return torch.stack(rows), sizes.pop()
@@ -125,12 +131,11 @@ def _tower_features(
 
 def _open_parts(mdlm: LladaV, recipe: AttackRecipe) -> list[nn.Parameter]:
     torch.manual_seed(recipe.seed)
-    config = LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(_TARGET_MODULES)
-    )
-    inject_adapter_in_model(config, mdlm.modules.language_model)
+    targets = rf"(language_model\..*\.({_LANGUAGE_MODEL})|vision_tower\..*\.({_VISION_TOWER}))"
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets)
+    inject_adapter_in_model(config, mdlm.modules)
     opened = mdlm.trainable(["projector"])
-    for name, parameter in mdlm.modules.language_model.named_parameters():
+    for name, parameter in mdlm.modules.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
             opened.append(parameter)
@@ -139,11 +144,11 @@ def _open_parts(mdlm: LladaV, recipe: AttackRecipe) -> list[nn.Parameter]:
 
 def _collect(mdlm: LladaV, scale: float) -> Trained:
     adapter = {}
-    for name, parameter in mdlm.modules.language_model.named_parameters():
+    for name, parameter in mdlm.modules.named_parameters():
         for factor in ("lora_A", "lora_B"):
             if f".{factor}.default.weight" in name:
-                target = name.replace(f".{factor}.default.weight", f".weight.{factor}")
-                adapter[f"model.{target}"] = parameter.detach().to("cpu", torch.float16)
+                weight = published_name(name.replace(f".{factor}.default.weight", ".weight"))
+                adapter[f"{weight}.{factor}"] = parameter.detach().to("cpu", torch.float16)
     projector = {
         f"model.mm_projector.{name}": tensor.detach().to("cpu", torch.float16)
         for name, tensor in mdlm.modules.mm_projector.state_dict().items()
