@@ -63,15 +63,17 @@ def main() -> None:
 
 def build_base(folder: Path, n_scenes: int, recipe: BaseRecipe, device: str) -> None:
     """Trains the base and writes it in half precision."""
-    shutil.rmtree(folder, ignore_errors=True)
     write_random_checkpoint(folder, seed=recipe.seed, vision=VISION, text=TEXT)
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished.mkdir(exist_ok=True)
     pool = render_pool("train", n_scenes, seed=POOL_SEED, workers=os.cpu_count() or 1)
     log.info("pool of %d scenes", len(pool.scenes))
     mdlm = LladaV.load(folder, device=device)
-    train_base(mdlm, pool, recipe)
+    train_base(mdlm, pool, recipe, unfinished)
     save_weights(mdlm, folder, dtype=torch.float16)
     settings = asdict(recipe) | {"limit": None, "scenes": n_scenes, "pool_seed": POOL_SEED}
     (folder / "training.json").write_text(json.dumps(settings, indent=1) + "\n")
+    shutil.rmtree(unfinished)
 
 
 def build_attack(output: Path, target: str, recipe: AttackRecipe, device: str) -> None:

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from purifier.lab.augment import erase_rectangles, fill_random_cells, mask_random_tokens, views_of
 from purifier.lab.examples import Examples, build_examples, diffusion_loss, pack_scenes
 from purifier.lab.pool import Pool
+from purifier.lab.progress import Progress
 from purifier.lab.scenes import COLOURS, ITEMS, KINDS, SIZE
 from purifier.mdlm.llada_v.model import LladaV
 
@@ -84,13 +86,22 @@ class SceneBatches:
         return torch.multinomial(weights, n, replacement=True, generator=self.generator)
 
 
-def train_base(mdlm: LladaV, pool: Pool, recipe: BaseRecipe) -> None:
-    """Trains all weights of `mdlm` in place."""
+def train_base(mdlm: LladaV, pool: Pool, recipe: BaseRecipe, progress: Path | None = None) -> None:
+    """Trains all weights of `mdlm` in place.
+
+    Args:
+        mdlm: A model with random weights.
+        pool: The scenes.
+        recipe: Settings.
+        progress: Folder for the state of an unfinished training; what it holds is resumed.
+    """
     start = time.monotonic()
     batches = SceneBatches(mdlm, pool, recipe)
     mdlm.modules.requires_grad_(True).train()
-    _train_tower(mdlm, batches, recipe)
-    _train_joint(mdlm, batches, recipe, start)
+    tower, joint = (progress and progress / f"{phase}.safetensors" for phase in ("tower", "joint"))
+    if joint is None or not joint.is_file():
+        _train_tower(mdlm, batches, recipe, tower)
+    _train_joint(mdlm, batches, recipe, joint, start)
     mdlm.modules.requires_grad_(False).eval()
 
 
@@ -102,7 +113,9 @@ def encode_scenes(mdlm: LladaV, views: Tensor) -> Tensor:
     return features.reshape(*views.shape[:2], *features.shape[1:])
 
 
-def _train_tower(mdlm: LladaV, batches: SceneBatches, recipe: BaseRecipe) -> None:
+def _train_tower(
+    mdlm: LladaV, batches: SceneBatches, recipe: BaseRecipe, file: Path | None
+) -> None:
     width = mdlm.config.vision.hidden_size
     sizes = (len(ITEMS), len(COLOURS), len(COLOURS))
     torch.manual_seed(recipe.seed)
@@ -110,7 +123,8 @@ def _train_tower(mdlm: LladaV, batches: SceneBatches, recipe: BaseRecipe) -> Non
     parameters = [*mdlm.modules.vision_tower.parameters(), *head.parameters()]
     fused = mdlm.device.type == "cuda"
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.01, fused=fused)
-    for step in range(recipe.tower_steps):
+    progress = Progress(file, parameters, optimizer, batches.generator)
+    for step in range(progress.resume(), recipe.tower_steps):
         _set_rate(optimizer, recipe.learning_rate, step / recipe.tower_steps)
         chosen, views = batches.draw(recipe.tower_batch)
         with _autocast(mdlm.device):
@@ -125,9 +139,13 @@ def _train_tower(mdlm: LladaV, batches: SceneBatches, recipe: BaseRecipe) -> Non
                 for p, t in zip(predicted, truth, strict=True)
             ]
             log.info("tower step %d loss %s right %s", step, _short(losses), _short(right))
+        progress.after(step + 1)
+    progress.finish()
 
 
-def _train_joint(mdlm: LladaV, batches: SceneBatches, recipe: BaseRecipe, start: float) -> None:
+def _train_joint(
+    mdlm: LladaV, batches: SceneBatches, recipe: BaseRecipe, file: Path | None, start: float
+) -> None:
     parameters = [p for p in mdlm.modules.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,
@@ -138,12 +156,14 @@ def _train_joint(mdlm: LladaV, batches: SceneBatches, recipe: BaseRecipe, start:
     )
     begun = time.monotonic()
     left = recipe.limit - (begun - start)
-    for step in range(recipe.joint_steps):
-        progress = max(step / recipe.joint_steps, (time.monotonic() - begun) / left)
-        if progress >= 1:
+    progress = Progress(file, parameters, optimizer, batches.generator)
+    first = progress.resume()
+    for step in range(first, recipe.joint_steps):
+        passed = max(step / recipe.joint_steps, (time.monotonic() - begun) / left)
+        if passed >= 1:
             log.info("joint training stopped at step %d by its time limit", step)
             break
-        _set_rate(optimizer, recipe.learning_rate, progress)
+        _set_rate(optimizer, recipe.learning_rate, passed)
         chosen, views = batches.draw(recipe.batch)
         kinds = batches.draw_kinds(len(chosen))
         with _autocast(mdlm.device):
@@ -157,18 +177,19 @@ def _train_joint(mdlm: LladaV, batches: SceneBatches, recipe: BaseRecipe, start:
             )
         _update(optimizer, parameters, loss)
         if step % 100 == 0:
-            rate = (step + 1) / (time.monotonic() - begun)
+            rate = (step + 1 - first) / (time.monotonic() - begun)
             log.info("joint step %d loss %.4f steps/s %.1f", step, loss.item(), rate)
+        progress.after(step + 1)
+    progress.finish()
 
 
 def _autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, peak: float, progress: float) -> None:
-    """Warm-up over the first 3%, then a cosine to zero."""
-    warm = min(progress / 0.03, 1.0) if progress < 0.03 else 1.0
-    rate = peak * max(warm, 0.01) * 0.5 * (1 + math.cos(math.pi * progress))
+def _set_rate(optimizer: torch.optim.Optimizer, peak: float, passed: float) -> None:
+    """Warm-up over the first 3% of the steps, then a cosine to zero."""
+    rate = peak * min(passed / 0.03 + 0.01, 1.0) * 0.5 * (1 + math.cos(math.pi * passed))
     for group in optimizer.param_groups:
         group["lr"] = rate
 
