@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from purifier.defense.numeric import wide
+from purifier.numeric import wide
 
 POSITIONS_AT_ONCE = 16384
 """Cotangents times sequence positions of one backward pass.

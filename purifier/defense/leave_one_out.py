@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from purifier.defense.first_step import Response, first_step_logits
-from purifier.defense.numeric import wide
 from purifier.defense.sites import Encoding, Site
+from purifier.numeric import wide
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from purifier.defense.numeric import wide
+from purifier.numeric import wide
 
 Estimator = Literal["fisher", "official"]
 

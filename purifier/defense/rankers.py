@@ -34,9 +34,9 @@ from purifier.defense.fisher import (
     sampled_scores,
 )
 from purifier.defense.leave_one_out import leave_one_out_kl
-from purifier.defense.numeric import wide
 from purifier.defense.probes import Estimator
 from purifier.defense.sites import Encoding, Site
+from purifier.numeric import wide
 
 
 class Ranker(Protocol):

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import Response
-from purifier.defense.numeric import require_finite
 from purifier.defense.rankers import RANKERS
 from purifier.defense.sites import Encoding, Site, TokenSite
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidSetting
 from purifier.mdlm.base import Mdlm, Prompt
+from purifier.numeric import require_finite
 
 
 def visual_saliency(

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from purifier.defense.fill import fill_cells, filled
-from purifier.defense.numeric import wide
 from purifier.defense.plane import (
     MaskedPlane,
     Raster,
@@ -34,6 +33,7 @@ from purifier.defense.plane import (
     view_rasters,
 )
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
+from purifier.numeric import wide
 
 
 @dataclass(frozen=True)

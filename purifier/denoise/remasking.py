@@ -6,10 +6,14 @@ others again ("remasking").
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from heapq import nlargest
+
 import torch
 from torch import Tensor
 
 from purifier.denoise.config import Remasking
+from purifier.numeric import wide
 
 
 def choose_tokens(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
@@ -27,9 +31,10 @@ def choose_tokens(logits: Tensor, temperature: float, uniform: Tensor | None) ->
         return logits.argmax(dim=-1)
     if uniform is None:
         raise ValueError("a temperature above 0 needs uniform draws")
-    # LLaDA's float64 form: low precision distorts the sampled distribution (arXiv 2409.02908).
-    noise = (-torch.log(uniform)) ** temperature
-    return (logits.double().exp() / noise).argmax(dim=-1)
+    # LLaDA's float64: low precision distorts the sampled distribution (arXiv 2409.02908). The
+    # logarithm of its exp(logits) / (-log u)^T, which large guided logits do not overflow.
+    z = wide(logits)
+    return (z - temperature * torch.log(-torch.log(uniform.to(z.device)))).argmax(dim=-1)
 
 
 def confidence(logits: Tensor, tokens: Tensor, remasking: Remasking) -> Tensor:
@@ -44,18 +49,19 @@ def confidence(logits: Tensor, tokens: Tensor, remasking: Remasking) -> Tensor:
     Returns:
         float64 [...].
     """
-    log_p = logits.double().log_softmax(dim=-1)
-    p = log_p.exp()
+    z = wide(logits)
     if remasking == "low_confidence":
-        return p.gather(-1, tokens[..., None])[..., 0]
+        chosen = z.gather(-1, tokens.to(z.device)[..., None])[..., 0]
+        return (chosen - z.logsumexp(dim=-1)).exp()
     if remasking == "margin":
-        first, second = p.topk(2, dim=-1).values.unbind(-1)
+        first, second = z.softmax(dim=-1).topk(2, dim=-1).values.unbind(-1)
         return first - second
     if remasking == "entropy":
-        return torch.where(p > 0, p * log_p, 0.0).sum(dim=-1)
+        summands: Tensor = torch.special.entr(z.softmax(dim=-1))
+        return -summands.sum(dim=-1)
     raise ValueError(f"{remasking} has no confidence of its own")
 
 
-def surest(confidences: Tensor, k: int) -> Tensor:
-    """Indices of the `k` largest confidences (all of them if there are fewer)."""
-    return confidences.topk(min(k, len(confidences))).indices
+def surest(confidences: Sequence[float], k: int) -> list[int]:
+    """Indices of the `k` largest confidences, all of them if there are fewer; ties by index."""
+    return nlargest(k, range(len(confidences)), key=confidences.__getitem__)

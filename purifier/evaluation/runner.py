@@ -18,7 +18,7 @@ from purifier.defense.first_step import Response
 from purifier.defense.rankers import RANKERS
 from purifier.defense.saliency import top_fraction, unit_scores
 from purifier.defense.sites import Site, mask_tokens
-from purifier.denoise.together import denoise_together
+from purifier.denoise.sampler import denoise
 from purifier.errors import InvalidSetting
 from purifier.evaluation.metrics import Answers
 from purifier.evaluation.oracles import OracleName, fill_region, trigger_tokens
@@ -111,8 +111,8 @@ class Runner:
         }
 
     def _denoise(self, prompts: Sequence[Prompt]) -> list[str]:
-        ids = denoise_together(self.mdlm, prompts, self.test_set.generation)
-        return [self.mdlm.decode(row).strip() for row in ids]
+        states = denoise(self.mdlm, prompts, self.test_set.generation)
+        return [self.mdlm.decode(state.token_ids).strip() for state in states]
 
     def _messages(self, request: Request) -> list[Message]:
         return request.case.messages(self.test_set.trigger if request.triggered else None)

@@ -46,7 +46,35 @@ def test_zero_temperature_is_the_argmax() -> None:
 
 
 def test_surest_takes_what_there_is() -> None:
-    values = torch.tensor([0.1, 0.9, 0.5])
-    assert surest(values, 2).tolist() == [1, 2]
-    assert sorted(surest(values, 10).tolist()) == [0, 1, 2]
-    assert surest(values, 0).tolist() == []
+    values = [0.1, 0.9, 0.5]
+    assert surest(values, 2) == [1, 2]
+    assert surest(values, 10) == [1, 2, 0]
+    assert surest(values, 0) == []
+
+
+def test_of_equal_confidences_the_earlier_position_is_committed_first() -> None:
+    assert surest([0.5, 1.0, 1.0, 0.5, 1.0], 4) == [1, 2, 4, 0]
+
+
+@pytest.mark.parametrize("shift", [0.0, 1500.0])
+def test_large_logits_do_not_overflow_the_gumbel_choice(shift) -> None:
+    """Guidance pushes logits beyond what an exponential in float64 holds."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(64, 10, generator=generator).double()
+    uniform = torch.rand(64, 10, generator=generator, dtype=torch.float64)
+    expected = (logits.exp() / (-torch.log(uniform)) ** 0.7).argmax(-1)
+    assert torch.equal(choose_tokens(logits + shift, 0.7, uniform), expected)
+
+
+def test_a_draw_of_zero_is_never_chosen() -> None:
+    uniform = torch.tensor([[0.0, 0.5, 0.5]], dtype=torch.float64)
+    logits = torch.tensor([[9.0, 0.0, -math.inf]])
+    assert choose_tokens(logits, 1.0, uniform).tolist() == [1]
+
+
+@pytest.mark.parametrize("remasking", ["low_confidence", "margin", "entropy"])
+def test_confidence_survives_large_logits(remasking) -> None:
+    actual = confidence(LOGITS + 1500.0, CHOSEN, remasking)
+    assert actual.tolist() == pytest.approx(
+        confidence(LOGITS, CHOSEN, remasking).tolist(), abs=1e-3
+    )

@@ -163,7 +163,7 @@ def test_denoising_after_masking(name: str, variant: str, ratio: float) -> None:
     state = DenoisingState(run.mdlm, prompt, run.generation)
     states = []
     while not state.done:
-        states.append(state.ids.tolist())
+        states.append(list(state.ids))
         denoising_step(run.mdlm, [state])
     assert state.token_ids == recorded["output_ids"]
     if state.finish_reason == "length":

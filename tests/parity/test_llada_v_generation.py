@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from purifier.defense.first_step import Response, first_step_batch
 from purifier.denoise import DenoisingState, GenerationConfig, denoising_step
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
@@ -78,9 +79,8 @@ def test_trajectory(name: str) -> None:
     state = DenoisingState(
         mdlm, prompt, config, PublishedNoise(len(prompt.embeds) + config.gen_length)
     )
-    first = mdlm.logits(
-        state.embeds[None], torch.arange(len(prompt.embeds), len(state.embeds))[None]
-    )
+    embeds = first_step_batch(mdlm, [prompt], Response.of(mdlm, config)).embeds
+    first = mdlm.logits(embeds, torch.arange(len(prompt.embeds), state.length)[None])
     expected = load_file(golden_folder("llada_v") / f"generate_{name}.safetensors")
     key = next(key for key in expected if "logits" in key)
     # With guidance a second row holds the logits of the masked prompt.
@@ -91,7 +91,7 @@ def test_trajectory(name: str) -> None:
         torch.manual_seed(case["seed_set_right_before_generate"])
     states_before = []
     while not state.done:
-        states_before.append(state.ids.tolist() + state.suffix_ids)
+        states_before.append(state.ids + state.suffix_ids)
         denoising_step(mdlm, [state])
     assert states_before == case["state_before_each_forward"]
     assert state.token_ids + state.suffix_ids == case["output_ids"]
