@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
 from PIL import Image
@@ -21,6 +20,7 @@ from purifier.denoise.sampler import denoise
 from purifier.denoise.state import DenoisingState
 from purifier.errors import InvalidPrompt
 from purifier.mdlm.base import Inputs, Mdlm, Message
+from purifier.numeric import seconds
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def answer_inputs(
         inputs: From `mdlm.prepare`.
         generation: Denoising settings; defaults of `GenerationConfig`.
         masking: The defence; None answers undefended.
-        check: Called between the parts and before every denoising step; what it raises ends
-            the generation (cancellation, deadlines).
+        check: Called between the parts, between the passes that saliency takes and before
+            every denoising step; what it raises ends the generation (cancellation, deadlines).
     """
     return answer_batch(mdlm, [inputs], generation=generation, masking=masking, check=check)[0]
 
@@ -110,11 +110,11 @@ def answer_batch(
         defended = [_undefended(mdlm, inputs) for inputs in requests]
     else:
         defended = defend(mdlm, requests, generation, masking, check=check)
-    start = perf_counter()
+    start = seconds(mdlm.device)
     states = denoise(mdlm, [item.prompt for item in defended], generation, check=check)
-    seconds = (perf_counter() - start) / max(len(requests), 1)
+    spent = (seconds(mdlm.device) - start) / max(len(requests), 1)
     return [
-        _answer(mdlm, item, state, seconds, undefended=masking is None)
+        _answer(mdlm, item, state, spent, undefended=masking is None)
         for item, state in zip(defended, states, strict=True)
     ]
 
@@ -126,11 +126,12 @@ def check_length(mdlm: Mdlm, inputs: Inputs, generation: GenerationConfig) -> No
         InvalidPrompt: If they do not.
     """
     suffix = len(mdlm.encode_text(generation.suffix)) if generation.suffix else 0
-    total = inputs.length + generation.gen_length + suffix
+    response = generation.gen_length + suffix
+    total = inputs.length + response
     if total > mdlm.max_length:
         raise InvalidPrompt(
             f"The prompt has {inputs.length} positions, images included; with a response of "
-            f"{generation.gen_length} tokens that exceeds the model's {mdlm.max_length}. Shorten "
+            f"{response} tokens that exceeds the model's {mdlm.max_length}. Shorten "
             "the text, send fewer images or ask for fewer tokens.",
             param="messages",
         )
@@ -148,16 +149,16 @@ def user_messages(
 
 
 def _undefended(mdlm: Mdlm, inputs: Inputs) -> Defended:
-    start = perf_counter()
+    start = seconds(mdlm.device)
     with torch.no_grad():
         prompt = mdlm.embed(inputs)
     nothing = torch.zeros(0)
-    timings = {"encode": perf_counter() - start, "saliency": 0.0, "mask": 0.0}
+    timings = {"encode": seconds(mdlm.device) - start, "saliency": 0.0, "mask": 0.0}
     return Defended(prompt, nothing, nothing.bool(), (), timings)
 
 
 def _answer(
-    mdlm: Mdlm, item: Defended, state: DenoisingState, seconds: float, *, undefended: bool
+    mdlm: Mdlm, item: Defended, state: DenoisingState, spent: float, *, undefended: bool
 ) -> Answer:
     return Answer(
         text=mdlm.decode(state.token_ids).strip(),
@@ -169,6 +170,6 @@ def _answer(
         saliency=None if undefended else item.saliency,
         masked=None if undefended else item.masked,
         planes=item.planes,
-        timings={**item.timings, "denoise": seconds},
+        timings={**item.timings, "denoise": spent},
         steps=state.steps_run,
     )

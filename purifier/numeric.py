@@ -1,6 +1,8 @@
-"""Double precision where the device has it."""
+"""Double precision where the device has it, and the time that work on a device took."""
 
 from __future__ import annotations
+
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -26,3 +28,12 @@ def require_finite(scores: Tensor) -> None:
             "The saliency of this request is not finite, so nothing can be ranked by it; "
             "load the model with dtype float32."
         )
+
+
+def seconds(device: torch.device) -> float:
+    """A clock that waits for the device: kernels are only queued when a call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return perf_counter()

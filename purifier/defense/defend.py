@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from purifier.defense.saliency import top_fraction, unit_scores
 from purifier.defense.sites import PatchSite, Site, TokenSite
 from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
+from purifier.numeric import seconds
 
 PARTS = ("encode", "saliency", "mask")
 
@@ -72,7 +72,8 @@ def defend(
         requests: From `mdlm.prepare`; may have no image, then nothing is masked.
         generation: How the answer will be denoised: the saliency is taken at its first step.
         masking: What is masked.
-        check: Called between the parts; what it raises ends the defence.
+        check: Called between the parts and between the passes that saliency takes; what it
+            raises ends the defence.
         positions_together: Sequence positions of the requests scored together, which bounds
             the memory that gradients take; a longer request goes alone.
 
@@ -95,23 +96,23 @@ def defend_together(
     check: Callable[[], None],
 ) -> list[Defended]:
     """`defend` for one group of requests."""
-    clock = [perf_counter()]
+    clock = [seconds(mdlm.device)]
     differentiates = RANKERS[masking.ranker].differentiates and any(r.images for r in requests)
     site = make_site(mdlm, requests, masking)
     with torch.set_grad_enabled(differentiates):
         encoding = site.encode(differentiable=differentiates)
-        clock.append(perf_counter())
+        clock.append(seconds(mdlm.device))
         check()
         scores: list[Tensor] = []
         if site.shapes:
-            scores = unit_scores(site, encoding, Response.of(mdlm, generation), masking)
+            scores = unit_scores(site, encoding, Response.of(mdlm, generation), masking, check)
     chosen = [top_fraction(s.flatten(), masking.ratio).reshape(s.shape) for s in scores]
-    clock.append(perf_counter())
+    clock.append(seconds(mdlm.device))
     check()
     with torch.no_grad():
         prompts = site.mask(chosen)
         planes = site.planes(scores, chosen)
-    clock.append(perf_counter())
+    clock.append(seconds(mdlm.device))
     timings = {part: (clock[i + 1] - clock[i]) / len(requests) for i, part in enumerate(PARTS)}
     return [
         Defended(

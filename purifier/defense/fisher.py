@@ -3,7 +3,9 @@
     score_i = 1/2 d_i^T F d_i,   d_i = J_i (direction_i),   F = diag(p) - p p^T
 
 summed over the scored positions; it is the second-order term of the KL divergence between
-the first-step distributions with and without piece i (DiSP, arXiv 2602.22246). Sampled
+the first-step distributions with and without piece i (DiSP, arXiv 2602.22246). With a
+softening temperature T, p is that of logits / T and the factor 1 / T^2 is left out: it is
+the same for all pieces. Sampled
 with m Hutchinson probes, a score is its expected value times a chi-square variable with m
 degrees of freedom divided by m; exactly, it takes one backward pass for every column of a
 factor of F.
@@ -11,7 +13,7 @@ factor of F.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +48,12 @@ class ScoredOutputs:
     distribution: FirstStepDistribution
     at_once: int
 
-    def products(self, cotangents: Iterable[Tensor], encoding: Encoding) -> list[Tensor]:
+    def products(
+        self,
+        cotangents: Iterable[Tensor],
+        encoding: Encoding,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[Tensor]:
         """Directional products of cotangents [B, G, K], for every leaf float64 [m, ...]."""
         return directional_products(
             self.selected,
@@ -54,6 +61,7 @@ class ScoredOutputs:
             encoding.leaves,
             encoding.directions,
             at_once=self.at_once,
+            check=check,
         )
 
 
@@ -75,6 +83,8 @@ def sampled_products(
     config: MaskingConfig,
     estimator: Estimator,
     draws: Tensor | None = None,
+    *,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """Directional products of m probes, for every leaf float64 [m, ...].
 
@@ -85,13 +95,14 @@ def sampled_products(
         config: Probes, top-K, temperature and seed.
         estimator: Whether the probe is held constant.
         draws: float64 [m, B, G, K] to use instead of drawing from the seed.
+        check: Called before every backward pass; what it raises ends the work.
     """
     outputs = scored_outputs(mdlm, encoding, response, config)
     if draws is None:
         draws = request_draws(encoding, config, outputs.distribution)
     matrices = probe_map(outputs.distribution, estimator)
     probes = apply_map(matrices, draws.to(matrices.device))
-    return outputs.products(probes, encoding)
+    return outputs.products(probes, encoding, check)
 
 
 def exact_products(
@@ -100,10 +111,13 @@ def exact_products(
     response: Response,
     config: MaskingConfig,
     estimator: Estimator = "fisher",
+    *,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """Directional products of every column of the factor, for every leaf [G * columns, ...]."""
     outputs = scored_outputs(mdlm, encoding, response, config)
-    return outputs.products(columns(probe_basis(outputs.distribution, estimator)), encoding)
+    basis = probe_basis(outputs.distribution, estimator)
+    return outputs.products(columns(basis), encoding, check)
 
 
 def sampled_scores(products: Tensor) -> Tensor:
@@ -124,7 +138,7 @@ def request_draws(
     return torch.stack(
         [
             draw_probes(
-                n_text=len(prompt.embeds) - int(prompt.visual.sum()),
+                n_text=len(prompt.embeds) - prompt.n_visual,
                 probes=config.probes,
                 scored=scored,
                 top_k=top_k,

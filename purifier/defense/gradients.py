@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -25,6 +25,7 @@ def directional_products(
     directions: Sequence[Tensor],
     *,
     at_once: int = 1,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """Products <J^T q, direction> of every leaf row with every cotangent q.
 
@@ -37,12 +38,14 @@ def directional_products(
         leaves: Tensors [..., D] the outputs depend on.
         directions: float64 [..., D], one for each leaf.
         at_once: Cotangents in one backward pass.
+        check: Called before every backward pass; what it raises ends the work.
 
     Returns:
         For each leaf float64 [m, ...] with m the number of cotangents.
     """
     products: list[list[Tensor]] = [[] for _ in leaves]
     for group in in_groups(cotangents, at_once):
+        check()
         gradients = pull_back(outputs, group, leaves)
         for rows, gradient, direction in zip(products, gradients, directions, strict=True):
             rows.append((wide(gradient) * direction).sum(-1))

@@ -5,6 +5,8 @@ Slow, and the truth that the quadratic forms approximate to second order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ def leave_one_out_kl(
     *,
     top_k: int | None = None,
     rows: int = 8,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """KL divergence of the first step without a unit from the first step with it.
 
@@ -33,6 +36,7 @@ def leave_one_out_kl(
         top_k: Restricts both distributions to the ids most likely with nothing masked; None
             takes the whole vocabulary.
         rows: Sequences in one forward pass.
+        check: Called before every forward pass; what it raises ends the work.
 
     Returns:
         Per image float64 of its shape.
@@ -50,6 +54,7 @@ def leave_one_out_kl(
         scores = []
         n_units = int(torch.tensor(shape).prod())
         for start in range(0, n_units, rows):
+            check()
             units = range(start, min(start + rows, n_units))
             logits = first_step_logits(mdlm, [site.without(image, u) for u in units], response)
             kept = wide(logits.gather(-1, ids.expand(len(units), -1, -1)))

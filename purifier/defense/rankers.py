@@ -17,7 +17,7 @@ onto the image plane; `leave-one-out` fills one cell of the plane and encodes ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -47,9 +47,18 @@ class Ranker(Protocol):
         """Whether the encoding must carry gradients."""
 
     def scores(
-        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
     ) -> list[Tensor]:
-        """Per image float64 of its shape, on the CPU. A differentiable encoding is used up."""
+        """Per image float64 of its shape, on the CPU. A differentiable encoding is used up.
+
+        `check` is called before every pass of a ranker that takes many; what it raises ends
+        the work.
+        """
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,16 @@ class SampledForm:
     differentiates: bool = True
 
     def scores(
-        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
     ) -> list[Tensor]:
-        products = sampled_products(site.mdlm, encoding, response, config, self.estimator)
+        products = sampled_products(
+            site.mdlm, encoding, response, config, self.estimator, check=check
+        )
         return site.from_leaves([sampled_scores(product) for product in products])
 
 
@@ -74,9 +90,16 @@ class ExactForm:
     differentiates: bool = True
 
     def scores(
-        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
     ) -> list[Tensor]:
-        products = exact_products(site.mdlm, encoding, response, config, self.estimator)
+        products = exact_products(
+            site.mdlm, encoding, response, config, self.estimator, check=check
+        )
         return site.from_leaves([exact_scores(product) for product in products])
 
 
@@ -88,9 +111,14 @@ class LeaveOneOut:
     differentiates: bool = False
 
     def scores(
-        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
     ) -> list[Tensor]:
-        return leave_one_out_kl(site, encoding, response, rows=self.rows)
+        return leave_one_out_kl(site, encoding, response, rows=self.rows, check=check)
 
 
 @dataclass(frozen=True)
@@ -101,7 +129,12 @@ class Attention:
 
     @torch.no_grad()
     def scores(
-        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
     ) -> list[Tensor]:
         batch = first_step_batch(site.mdlm, encoding.prompts, response)
         mass = wide(site.mdlm.attention(batch.embeds, batch.positions, batch.lengths))
@@ -120,7 +153,12 @@ class Gradient:
     differentiates: bool = True
 
     def scores(
-        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
     ) -> list[Tensor]:
         logits = first_step_logits(site.mdlm, encoding.prompts, response)
         likelihood = torch.log_softmax(logits, dim=-1).amax(-1).sum()
@@ -135,7 +173,12 @@ class Random:
     differentiates: bool = False
 
     def scores(
-        self, site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
     ) -> list[Tensor]:
         generators: dict[int, torch.Generator] = {}
         result = []

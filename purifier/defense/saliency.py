@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import floor
 
 import torch
@@ -49,14 +50,20 @@ def visual_saliency(
 
 
 def unit_scores(
-    site: Site, encoding: Encoding, response: Response, config: MaskingConfig
+    site: Site,
+    encoding: Encoding,
+    response: Response,
+    config: MaskingConfig,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """Per image, the scores that the choice is made by, float64 of its shape.
+
+    `check` is called between the passes of the model; what it raises ends the work.
 
     Raises:
         PurifierError: If a score is not finite.
     """
-    raw = RANKERS[config.ranker].scores(site, encoding, response, config)
+    raw = RANKERS[config.ranker].scores(site, encoding, response, config, check)
     scores = site.finish(raw, config.pooling)
     for score in scores:
         require_finite(score)

@@ -197,3 +197,15 @@ def test_bfloat16(mdlm: LladaV, requests: list[Inputs], level: str, ranker: str)
         assert int(found.masked.sum()) == int(0.3 * found.n_units)
     finally:
         mdlm.modules.float()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("ranker", ["fisher", "official", "exact", "leave-one-out"])
+def test_check_is_called_between_the_passes_of_saliency(
+    mdlm: LladaV, requests: list[Inputs], level: str, ranker: str
+) -> None:
+    calls = []
+    masking = replace(settings(level, ranker), probes=6)
+    defend(mdlm, requests[:1], GENERATION, masking, check=lambda: calls.append(None))
+    # One follows the encoding, one the saliency.
+    assert len(calls) > 2
