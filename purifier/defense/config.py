@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from purifier.errors import InvalidSetting
+from purifier.settings import require_seed, require_whole
 
 Level = Literal["token", "patch"]
 RankerName = Literal[
@@ -42,6 +43,9 @@ class MaskingConfig:
     seed: int = 1234
 
     def __post_init__(self) -> None:
+        for name in ("probes", "top_k", "pooling", "seed"):
+            require_whole(getattr(self, name), name)
+        require_seed(self.seed)
         if self.level not in get_args(Level):
             raise InvalidSetting(
                 f"level must be one of {', '.join(get_args(Level))}.", param="level"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from purifier.errors import InvalidSetting
+from purifier.settings import require_seed, require_whole
 
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
 
@@ -43,6 +44,8 @@ class GenerationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("gen_length", "block_length", "steps", "seed"):
+            require_whole(getattr(self, name), name, optional=name in ("block_length", "steps"))
         if not 1 <= self.gen_length <= 4096:
             raise InvalidSetting("gen_length must be between 1 and 4096.", param="gen_length")
         block = self.block
@@ -65,8 +68,11 @@ class GenerationConfig:
             raise InvalidSetting(
                 f"remasking must be one of {', '.join(get_args(Remasking))}.", param="remasking"
             )
+        if isinstance(self.stop, str):
+            raise InvalidSetting("stop must be a tuple of texts, not a text.", param="stop")
         if any(not text for text in self.stop):
             raise InvalidSetting("A stop sequence must not be empty.", param="stop")
+        require_seed(self.seed)
 
     @property
     def block(self) -> int:

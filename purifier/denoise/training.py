@@ -43,7 +43,7 @@ def masked_diffusion_loss(
         targets: int64 [B, P]; anything where not masked.
         masked: bool [B, P].
         t: float32 [B].
-        n_labelled: [B], labelled positions of every sample.
+        n_labelled: [B], labelled positions of every sample; one without any adds nothing.
 
     Returns:
         float32 scalar.
@@ -51,7 +51,7 @@ def masked_diffusion_loss(
     # All positions, then a product with the mask: picking rows would stall a GPU at every step.
     safe = torch.where(masked, targets, 0)
     ce = functional.cross_entropy(logits.transpose(1, 2), safe, reduction="none")
-    weights = masked / (mask_probability(t) * n_labelled)[:, None]
+    weights = masked / (mask_probability(t) * n_labelled.clamp_min(1))[:, None]
     return (ce * weights).sum() / len(logits)
 
 

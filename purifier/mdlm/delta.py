@@ -134,11 +134,13 @@ def apply_delta(mdlm: Mdlm, delta: Delta) -> None:
         if target is None:
             raise CheckpointError(f"{delta.folder.name}: {name} has no place in the base.")
         if name.endswith(".lora_B"):
+            if f"{target_name}.lora_A" not in delta.tensors:
+                raise CheckpointError(f"{delta.folder.name}: {name} has no matching lora_A.")
             continue
         change = tensor
         if name.endswith(".lora_A"):
             other = delta.tensors.get(f"{target_name}.lora_B")
-            if other is None or other.shape[-1] != tensor.shape[0]:
+            if other is None or not _is_pair(tensor, other):
                 raise CheckpointError(f"{delta.folder.name}: {name} has no matching lora_B.")
             change = delta.lora_scale * (other.float() @ tensor.float())
         if change.shape != target.shape:
@@ -154,6 +156,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _is_pair(down: Tensor, up: Tensor) -> bool:
+    """Whether [r, in] and [out, r] are the factors of one matrix."""
+    return down.dim() == up.dim() == 2 and up.shape[1] == down.shape[0]
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "delta.json").read_text())
@@ -163,4 +170,6 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder.name}: delta.json is not of the format {FORMAT}.")
     if not isinstance(manifest.get("files"), dict) or "base_sha256" not in manifest:
         raise CheckpointError(f"{folder.name}: delta.json lacks files or base_sha256.")
+    if not isinstance(manifest.get("lora_scale", 1.0), int | float):
+        raise CheckpointError(f"{folder.name}: lora_scale in delta.json must be a number.")
     return cast(dict[str, Any], manifest)

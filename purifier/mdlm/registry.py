@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,7 +92,7 @@ def check_folder(folder: Path) -> str:
         raise CheckpointError(f"{folder.name} has no config.json.")
     try:
         config = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"{folder.name}: config.json is not JSON.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder.name}: config.json is not a JSON object.")
@@ -101,8 +102,9 @@ def check_folder(folder: Path) -> str:
             f"{folder.name}: model_type must be one of {', '.join(_MODEL_TYPES)}."
         )
     architectures = config.get("architectures")
-    known = [name for name in architectures or [] if name in _FAMILIES]
-    if not isinstance(architectures, list) or len(known) != 1:
+    names = architectures if isinstance(architectures, list) else []
+    known = [name for name in names if isinstance(name, str) and name in _FAMILIES]
+    if len(known) != 1:
         raise CheckpointError(
             f"{folder.name}: architectures must name one of {', '.join(_FAMILIES)}."
         )
@@ -122,16 +124,22 @@ def _folder(path: str | Path) -> Path:
 
 
 def _device(name: str) -> torch.device:
-    kind = name.split(":", 1)[0]
+    match = re.fullmatch(r"(cpu|mps|cuda)(?::(\d+))?", name)
+    if match is None or (match[2] and match[1] != "cuda"):
+        raise InvalidSetting("device must be cpu, cuda, cuda:N or mps.", param="device")
+    kind = match[1]
     available: dict[str, Callable[[], bool]] = {
         "cpu": lambda: True,
         "cuda": torch.cuda.is_available,
         "mps": torch.backends.mps.is_available,
     }
-    if kind not in available:
-        raise InvalidSetting("device must be cpu, cuda, cuda:N or mps.", param="device")
     if not available[kind]():
         raise InvalidSetting(f"This machine has no {kind} device.", param="device")
+    if match[2] and int(match[2]) >= torch.cuda.device_count():
+        raise InvalidSetting(
+            f"This machine has {torch.cuda.device_count()} cuda devices, counted from 0.",
+            param="device",
+        )
     return torch.device(name)
 
 

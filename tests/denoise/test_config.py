@@ -17,6 +17,12 @@ from purifier import GenerationConfig, InvalidSetting
         ({"guidance_scale": 99.0}, "guidance_scale"),
         ({"remasking": "best"}, "remasking"),
         ({"stop": ("",)}, "stop"),
+        ({"stop": "<|eot_id|>"}, "stop"),
+        ({"gen_length": 8.0}, "gen_length"),
+        ({"steps": True}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": 0.5}, "seed"),
     ],
 )
 def test_bad_settings_name_the_field(settings, param) -> None:

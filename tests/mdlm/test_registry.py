@@ -42,11 +42,30 @@ def _edit(folder: Path, **changes: object) -> None:
         ({"mm_vision_tower": 7}, "mm_vision_tower"),
         ({"hidden_size": "many"}, "hidden_size"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling"),
+        ({"architectures": 7}, "architectures"),
+        ({"architectures": [{}]}, "architectures"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"num_attention_heads": 5}, "num_attention_heads must divide"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads must divide"),
+        ({"hidden_act": "no_such_function"}, "hidden_act"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps"),
+        ({"rope_theta": None}, "rope_theta"),
+        ({"tokenizer_model_max_length": "long"}, "tokenizer_model_max_length"),
+        ({"image_aspect_ratio": "anyres_max_0"}, "image_aspect_ratio"),
+        ({"image_aspect_ratio": ["pad"]}, "image_aspect_ratio"),
     ],
 )
 def test_refused_configurations(folder: Path, changes: dict[str, object], message: str) -> None:
     _edit(folder, **changes)
     with pytest.raises(CheckpointError, match=message):
+        load_mdlm(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"vision_config": 3}', '{"image_size": 0}'])
+def test_refused_tower_configurations(folder: Path, content: str) -> None:
+    tower = json.loads((folder / "config.json").read_text())["mm_vision_tower"]
+    (folder / tower / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         load_mdlm(folder)
 
 
@@ -126,8 +145,9 @@ def test_damaged_files(folder: Path) -> None:
 
 
 def test_device_and_dtype_are_checked(tiny_checkpoint: Path) -> None:
-    with pytest.raises(InvalidSetting, match="device"):
-        load_mdlm(tiny_checkpoint, device="tpu")
+    for device in ("tpu", "cuda:x", "cpu:1", "", "cuda:9999"):
+        with pytest.raises(InvalidSetting, match="device"):
+            load_mdlm(tiny_checkpoint, device=device)
     with pytest.raises(InvalidSetting, match="dtype"):
         load_mdlm(tiny_checkpoint, dtype="int8")
     assert load_mdlm(tiny_checkpoint, dtype="bfloat16").dtype == torch.bfloat16
@@ -193,6 +213,17 @@ def test_altered_deltas_are_refused(folder: Path) -> None:
         ({"projector": {"model.nowhere": torch.zeros(3)}}, "no place"),
         ({"projector": {"model.mm_projector.2.bias": torch.zeros(3)}}, "wrong shape"),
         ({"adapter": {"lm_head.weight.lora_A": torch.zeros(2, 32)}}, "no matching lora_B"),
+        ({"adapter": {"lm_head.weight.lora_B": torch.zeros(32, 2)}}, "no matching lora_A"),
+        (
+            {
+                "adapter": {
+                    "lm_head.weight.lora_A": torch.zeros(2),
+                    "lm_head.weight.lora_B": torch.zeros(2),
+                }
+            },
+            "no matching lora_B",
+        ),
+        ({"lora_scale": "half"}, "lora_scale"),
     ],
 )
 def test_deltas_that_do_not_fit(folder: Path, overrides: dict[str, object], message: str) -> None:

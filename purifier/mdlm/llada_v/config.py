@@ -25,7 +25,7 @@ _SIGLIP2_SO400M = {
 """The tower named by the published checkpoint; its last layer is dropped on load."""
 
 _MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
-_ANYRES_MAX = re.compile(r"anyres_max_(\d+)")
+_ANYRES_MAX = re.compile(r"anyres_max_([1-9]\d*)")
 _GRID_RANGE = re.compile(r"\((\d+)x(\d+)\),\.\.\.,\((\d+)x(\d+)\)")
 
 
@@ -80,7 +80,9 @@ def read_config(path: Path) -> LladaVConfig:
             f"config.json: mm_patch_merge_type must be one of {', '.join(_MERGE_TYPES)}."
         )
     aspect = raw.get("image_aspect_ratio") or "square"
-    if aspect not in ("square", "pad", "anyres") and not _ANYRES_MAX.fullmatch(aspect):
+    if not isinstance(aspect, str) or (
+        aspect not in ("square", "pad", "anyres") and not _ANYRES_MAX.fullmatch(aspect)
+    ):
         raise CheckpointError(
             "config.json: image_aspect_ratio must be square, pad, anyres or anyres_max_N."
         )
@@ -91,7 +93,12 @@ def read_config(path: Path) -> LladaVConfig:
         merge_type=merge,
         aspect_ratio=aspect,
         pinpoints=_pinpoints(raw.get("image_grid_pinpoints"), vision.image_size, aspect),
-        max_length=int(raw.get("tokenizer_model_max_length") or raw["max_position_embeddings"]),
+        max_length=_size(
+            raw,
+            "tokenizer_model_max_length"
+            if raw.get("tokenizer_model_max_length") is not None
+            else "max_position_embeddings",
+        ),
     )
 
 
@@ -101,9 +108,28 @@ def _required(raw: Mapping[str, Any], key: str, kind: type) -> Any:
     return raw[key]
 
 
+def _size(raw: Mapping[str, Any], key: str) -> int:
+    size: int = _required(raw, key, int)
+    if isinstance(size, bool) or size < 1:
+        raise CheckpointError(f"config.json: {key} must be at least 1.")
+    return size
+
+
+def _number(raw: Mapping[str, Any], key: str, default: float) -> float:
+    value = raw.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise CheckpointError(f"config.json: {key} must be a number above 0.")
+    return float(value)
+
+
+def _require_divides(numbers: Mapping[str, int], part: str, whole: str) -> None:
+    if numbers[whole] % numbers[part]:
+        raise CheckpointError(f"config.json: {part} must divide {whole}.")
+
+
 def _text_config(raw: Mapping[str, Any]) -> LlamaConfig:
     numbers = {
-        key: _required(raw, key, int)
+        key: _size(raw, key)
         for key in (
             "vocab_size",
             "hidden_size",
@@ -116,13 +142,17 @@ def _text_config(raw: Mapping[str, Any]) -> LlamaConfig:
     }
     if raw.get("rope_scaling") is not None:
         raise CheckpointError("config.json: rope_scaling is not supported by this family.")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise CheckpointError("config.json: only hidden_act silu is supported.")
+    _require_divides(numbers, "num_attention_heads", "hidden_size")
+    _require_divides(numbers, "num_key_value_heads", "num_attention_heads")
     config = LlamaConfig(
         **numbers,
-        hidden_act=raw.get("hidden_act", "silu"),
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-5)),
+        hidden_act="silu",
+        rms_norm_eps=_number(raw, "rms_norm_eps", 1e-5),
         rope_parameters={
             "rope_type": "default",
-            "rope_theta": float(raw.get("rope_theta", 500000.0)),
+            "rope_theta": _number(raw, "rope_theta", 500000.0),
         },
         attention_bias=bool(raw.get("attention_bias", False)),
         tie_word_embeddings=False,
@@ -142,9 +172,9 @@ def _is_subfolder(path: Path, tower: str) -> bool:
 
 def _vision_config(path: Path, tower: str, folder: str | None) -> SiglipVisionConfig:
     if folder is not None:
-        raw = json.loads((path / folder / "config.json").read_text())
-        raw = raw.get("vision_config", raw)
-        sizes = {key: _required(raw, key, int) for key in _SIGLIP2_SO400M}
+        raw = _tower_json(path / folder / "config.json")
+        sizes = {key: _size(raw, key) for key in _SIGLIP2_SO400M}
+        _require_divides(sizes, "num_attention_heads", "hidden_size")
     elif "siglip2-so400m-patch14-384" in tower:
         sizes = dict(_SIGLIP2_SO400M)
     else:
@@ -158,6 +188,17 @@ def _vision_config(path: Path, tower: str, folder: str | None) -> SiglipVisionCo
     return SiglipVisionConfig(
         **sizes, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, vision_use_head=False
     )
+
+
+def _tower_json(file: Path) -> Mapping[str, Any]:
+    try:
+        raw = json.loads(file.read_text())
+    except (ValueError, RecursionError, OSError) as error:
+        raise CheckpointError("The vision tower's config.json is not JSON.") from error
+    raw = raw.get("vision_config", raw) if isinstance(raw, dict) else None
+    if not isinstance(raw, dict):
+        raise CheckpointError("The vision tower's config.json is not a JSON object.")
+    return raw
 
 
 def _pinpoints(value: Any, tile: int, aspect: str) -> tuple[tuple[int, int], ...]:

@@ -111,15 +111,21 @@ def image_layout(size: tuple[int, int], n_views: int, config: LladaVConfig) -> L
     crop = _unpad(size, rows * side, columns * side)
     height, width = crop[1] - crop[0], crop[3] - crop[2]
     if min(height, width) < 1:
-        raise InvalidPrompt("The image is too elongated: no visual token is left of it.")
+        raise _too_elongated()
     shrunk = None
     if config.max_tiles is not None:
         times = math.sqrt(height * width / (config.max_tiles * side**2))
         if times > _SHRINK_ABOVE:
             shrunk = (int(height // times), int(width // times))
             if min(shrunk) < 1:
-                raise InvalidPrompt("The image is too elongated: no visual token is left of it.")
+                raise _too_elongated()
     return Layout("grid", (columns, rows), crop, shrunk, newline=True)
+
+
+def _too_elongated() -> InvalidPrompt:
+    return InvalidPrompt(
+        "The image is too elongated: no visual token is left of it; crop its longer side."
+    )
 
 
 def _unpad(size: tuple[int, int], rows: int, columns: int) -> tuple[int, int, int, int]:
