@@ -102,7 +102,11 @@ def answer_batch(
     masking: MaskingConfig | None = None,
     check: Callable[[], None] | None = None,
 ) -> list[Answer]:
-    """Answers several prepared requests together; each as it would be answered alone."""
+    """Answers several prepared requests together; each as it would be answered alone.
+
+    All of them are denoised as one padded batch, whose memory grows with their number times
+    the longest one; `defend` bounds its own share.
+    """
     generation = generation or GenerationConfig()
     for inputs in requests:
         check_length(mdlm, inputs, generation)

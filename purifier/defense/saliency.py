@@ -41,12 +41,16 @@ def visual_saliency(
     """
     if not prompt.spans:
         return torch.zeros(0, dtype=torch.float64)
-    site = TokenSite(mdlm, [prompt])
     response = Response.of(mdlm, generation or GenerationConfig())
+    return torch.cat(site_scores(TokenSite(mdlm, [prompt]), response, config))
+
+
+def site_scores(site: Site, response: Response, config: MaskingConfig) -> list[Tensor]:
+    """`unit_scores` of requests that are not encoded yet."""
     differentiates = RANKERS[config.ranker].differentiates
     with torch.inference_mode(False), torch.set_grad_enabled(differentiates):
         encoding = site.encode(differentiable=differentiates)
-        return torch.cat(unit_scores(site, encoding, response, config))
+        return unit_scores(site, encoding, response, config)
 
 
 def unit_scores(

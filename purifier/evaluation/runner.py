@@ -15,8 +15,7 @@ from torch import Tensor
 from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import groups, make_site
 from purifier.defense.first_step import Response
-from purifier.defense.rankers import RANKERS
-from purifier.defense.saliency import top_fraction, unit_scores
+from purifier.defense.saliency import site_scores, top_fraction
 from purifier.defense.sites import Site, mask_tokens
 from purifier.denoise.sampler import denoise
 from purifier.errors import InvalidSetting
@@ -151,12 +150,9 @@ class Runner:
     def _scored(
         self, inputs: Sequence[Inputs], masking: MaskingConfig
     ) -> tuple[Site, list[Tensor]]:
-        differentiates = RANKERS[masking.ranker].differentiates
         response = Response.of(self.mdlm, self.test_set.generation)
         site = make_site(self.mdlm, inputs, masking)
-        with torch.set_grad_enabled(differentiates):
-            encoding = site.encode(differentiable=differentiates)
-            return site, unit_scores(site, encoding, response, masking)
+        return site, site_scores(site, response, masking)
 
     def _oracle_tokens(self, batch: Sequence[Request]) -> Masker:
         inputs = self._inputs(batch)

@@ -13,7 +13,10 @@ from purifier.denoise import DenoisingState, denoising_step
 from purifier.mdlm.base import Mdlm
 from tests.support.legible import legible
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 SETTINGS = (
     GenerationConfig(gen_length=8),
