@@ -1,0 +1,170 @@
+"""The tables of the documents say what the code does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import get_args
+
+import pytest
+from fastapi.routing import APIRoute
+
+from purifier.defense.config import MaskingConfig
+from purifier.denoise.config import GenerationConfig
+from purifier.mdlm import registry
+from server.__main__ import _serve_parser
+from server.app import ROUTERS
+from server.config import ServerConfig
+from server.errors import ServerError
+from server.schemas import (
+    ChatRequest,
+    DefenseReport,
+    DefenseRequest,
+    ErrorCode,
+    SaliencyMap,
+    Usage,
+)
+from server.security.keys import SCOPES
+from tests.support.service import ROOT
+
+API = (ROOT / "docs" / "api.md").read_text("utf-8")
+SECURITY = (ROOT / "docs" / "security.md").read_text("utf-8")
+DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+
+
+def section(text: str, title: str) -> str:
+    """A document's text from a heading to the next one."""
+    match = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match is not None, title
+    return match[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of every row of the tables in a text."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def defaults(text: str) -> dict[str, str]:
+    """Name -> default of a table; a cell with several names counts for each."""
+    return {
+        name: row[1].strip("`") for row in rows(text) for name in re.findall(r"`([^`]+)`", row[0])
+    }
+
+
+def errors(base: type[ServerError] = ServerError) -> Iterator[type[ServerError]]:
+    yield base
+    for derived in base.__subclasses__():
+        yield from errors(derived)
+
+
+def test_every_field_of_a_question_is_described_with_its_default() -> None:
+    described = defaults(section(API, "Request fields"))
+    assert set(described) == set(ChatRequest.model_fields)
+    generation = asdict(GenerationConfig())
+    for name in ("gen_length", "temperature", "guidance_scale", "seed"):
+        assert float(described[name]) == generation[name]
+    assert json.loads(described["remasking"]) == generation["remasking"]
+    assert (generation["block_length"], described["block_length"]) == (None, "all")
+    assert (generation["steps"], described["steps"]) == (None, "one a token")
+
+
+def test_every_setting_of_the_defence_is_described_with_its_default() -> None:
+    described = defaults(section(API, "The `defense` object"))
+    assert set(described) == set(DefenseRequest.model_fields)
+    own = {"enabled": True, "return_saliency": False}
+    for name, value in {**asdict(MaskingConfig()), **own}.items():
+        assert json.loads(described[name]) == value, name
+
+
+def test_every_field_of_an_answer_is_described() -> None:
+    text = section(API, "The answer")
+    for model in (DefenseReport, SaliencyMap, Usage):
+        for name in model.model_fields:
+            assert re.search(rf"`(defense\.)?{name}`", text), name
+
+
+def test_every_error_is_described_with_its_status() -> None:
+    described = {
+        code: (int(row[0]), row[3])
+        for row in rows(section(API, "Errors"))
+        for code in re.findall(r"`([^`]+)`", row[1])
+    }
+    assert set(described) == set(get_args(ErrorCode))
+    for error in errors():
+        repeat = "after `Retry-After`" if error.retryable else "no"
+        assert described[error.code] == (error.status, repeat), error.code
+
+
+def test_every_route_is_described() -> None:
+    routes = [route for router in ROUTERS for route in router.routes]
+    described = set(re.findall(r"`((?:GET|POST) [^`]+)`", API))
+    assert described == {
+        f"{method} {route.path.replace(':path', '')}"
+        for route in routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    }
+
+
+def test_every_scope_is_described() -> None:
+    described = [
+        name for row in rows(section(API, "Keys and scopes")) for name in row[0].split(",")
+    ]
+    assert {name.strip(" `") for name in described} >= set(SCOPES)
+
+
+def test_limits_are_those_of_the_server() -> None:
+    config = ServerConfig()
+    limits = config.media
+    for number in (
+        config.max_body,
+        config.max_text,
+        limits.image_bytes,
+        limits.image_pixels,
+        limits.request_pixels,
+        limits.max_side,
+    ):
+        assert f"{number:,}" in API
+    assert f"sides of {limits.min_side} to" in API
+    assert f"at most {limits.max_aspect:g} times" in API
+    assert f"{limits.images} images" in API
+    assert f"{config.max_body:,}" in SECURITY
+    assert f"{config.deadline:g} s for one generation, {config.drain:g} s of" in DEPLOYMENT
+    assert f"longer than {config.deadline:g} s" in API
+
+
+def test_every_suffix_that_is_refused_is_described() -> None:
+    described = section(SECURITY, "The checkpoint folder")
+    assert not [suffix for suffix in registry._PICKLED if f"`{suffix}`" not in described]
+
+
+def test_every_option_of_the_server_is_described_with_its_default() -> None:
+    described = {
+        name.partition(" ")[0]: default
+        for name, default in defaults(section(DEPLOYMENT, "Without a container")).items()
+    }
+    actions = [
+        action
+        for action in _serve_parser()._actions
+        if not isinstance(action, argparse._HelpAction)
+    ]
+    assert {action.option_strings[0] for action in actions} == set(described)
+    for action in actions:
+        if action.default not in (None, False):
+            assert described[action.option_strings[0]] == str(action.default)
+
+
+def test_every_variable_of_the_compose_file_is_described_with_its_default() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text("utf-8")
+    found = dict(re.findall(r"\$\{(DISP_\w+):-([^}]*)\}", compose))
+    described = defaults(section(DEPLOYMENT, "Docker compose"))
+    assert described == {name: default or "none" for name, default in found.items()}
+
+
+@pytest.mark.parametrize("name", ["api", "security", "deployment"])
+def test_documents_stay_short(name: str) -> None:
+    assert len((ROOT / "docs" / f"{name}.md").read_text("utf-8").splitlines()) <= 200
