@@ -10,7 +10,14 @@ from purifier.settings import require_seed, require_whole
 
 Level = Literal["token", "patch"]
 RankerName = Literal[
-    "official", "fisher", "exact", "leave-one-out", "attention", "gradient", "random"
+    "official",
+    "fisher",
+    "exact",
+    "leave-one-out",
+    "occlusion",
+    "attention",
+    "gradient",
+    "random",
 ]
 
 
@@ -30,6 +37,8 @@ class MaskingConfig:
         temperature: Softens the first-step distribution before it is scored; 1 is the paper.
         pooling: Side of the square neighbourhood on the image plane over which patch saliency
             is averaged (`patch` only); 1 is none.
+        threshold: Least score that is masked, in the ranker's own unit (nats for `occlusion` and
+            `leave-one-out`); with it the ratio is the most that is masked. 0 masks the ratio.
         seed: Seed of the probes and of the random ranker.
     """
 
@@ -40,6 +49,7 @@ class MaskingConfig:
     top_k: int = 5
     temperature: float = 1.0
     pooling: int = 3
+    threshold: float = 0.0
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -54,6 +64,10 @@ class MaskingConfig:
             raise InvalidSetting(
                 f"ranker must be one of {', '.join(get_args(RankerName))}.", param="ranker"
             )
+        if self.ranker == "occlusion" and self.level != "patch":
+            raise InvalidSetting("ranker occlusion needs level patch.", param="ranker")
+        if not 0.0 <= self.threshold <= 1000.0:
+            raise InvalidSetting("threshold must be between 0 and 1000.", param="threshold")
         if not 0.0 <= self.ratio <= 1.0:
             raise InvalidSetting("ratio must be between 0 and 1.", param="ratio")
         if not 1 <= self.probes <= 1024:

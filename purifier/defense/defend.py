@@ -21,7 +21,7 @@ from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import Response
 from purifier.defense.plane import MaskedPlane
 from purifier.defense.rankers import RANKERS
-from purifier.defense.saliency import top_fraction, unit_scores
+from purifier.defense.saliency import choose, unit_scores
 from purifier.defense.sites import PatchSite, Site, TokenSite
 from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
@@ -106,7 +106,7 @@ def defend_together(
         scores: list[Tensor] = []
         if site.shapes:
             scores = unit_scores(site, encoding, Response.of(mdlm, generation), masking, check)
-    chosen = [top_fraction(s.flatten(), masking.ratio).reshape(s.shape) for s in scores]
+    chosen = [choose(s, masking.ratio, masking.threshold) for s in scores]
     clock.append(seconds(mdlm.device))
     check()
     with torch.no_grad():

@@ -60,6 +60,7 @@ class ScoredOutputs:
             cotangents,
             encoding.leaves,
             encoding.directions,
+            encoding.owners,
             at_once=self.at_once,
             check=check,
         )

@@ -23,6 +23,7 @@ def directional_products(
     cotangents: Iterable[Tensor],
     leaves: Sequence[Tensor],
     directions: Sequence[Tensor],
+    owners: Sequence[int],
     *,
     at_once: int = 1,
     check: Callable[[], None] = lambda: None,
@@ -32,11 +33,16 @@ def directional_products(
     The gradients go to the leaves only; parameters get none. Rows of a batch do not see
     each other, so one pass serves all rows, each with its own cotangent.
 
+    Every row of a cotangent is brought to unit size before the pass and the products back to
+    its own in float64. Where the answer is near-certain, as that of a backdoor is, the
+    Fisher matrix and with it q is so small that float32 gradients would underflow.
+
     Args:
         outputs: [B, G, K] with a graph down to the leaves.
         cotangents: Vectors q, each [B, G, K].
         leaves: Tensors [..., D] the outputs depend on.
         directions: float64 [..., D], one for each leaf.
+        owners: For each leaf the row of the batch that it belongs to.
         at_once: Cotangents in one backward pass.
         check: Called before every backward pass; what it raises ends the work.
 
@@ -46,10 +52,23 @@ def directional_products(
     products: list[list[Tensor]] = [[] for _ in leaves]
     for group in in_groups(cotangents, at_once):
         check()
-        gradients = pull_back(outputs, group, leaves)
-        for rows, gradient, direction in zip(products, gradients, directions, strict=True):
-            rows.append((wide(gradient) * direction).sum(-1))
+        sizes = [unit_sizes(cotangent) for cotangent in group]
+        units = [q / size[:, None, None] for q, size in zip(group, sizes, strict=True)]
+        gradients = pull_back(outputs, units, leaves)
+        size_of = torch.stack(sizes).to(gradients[0].device)
+        for rows, gradient, direction, owner in zip(
+            products, gradients, directions, owners, strict=True
+        ):
+            unscaled = (wide(gradient) * direction).sum(-1)
+            size = size_of[:, owner].reshape(-1, *[1] * (unscaled.ndim - 1))
+            rows.append(unscaled * size)
     return [torch.cat(rows) for rows in products]
+
+
+def unit_sizes(cotangent: Tensor) -> Tensor:
+    """Largest magnitude in every row of [B, G, K], float64 [B]; 1 where a row is zero."""
+    size = wide(cotangent).abs().amax(dim=(1, 2))
+    return torch.where(size > 0, size, 1.0)
 
 
 def pull_back(

@@ -6,13 +6,15 @@
 | `fisher` | quadratic form, sampled as in the paper: probe held constant | 1 forward, m backward |
 | `exact` | the same form without sampling | 1 forward, G (K - 1) backward |
 | `leave-one-out` | KL divergence after masking the unit alone | 1 forward a unit |
+| `occlusion` | largest KL at one position after filling a window around it | 25 forward |
 | `attention` | attention of the masked answer positions to visual tokens | 1 forward |
 | `gradient` | gradient norm of the likeliest tokens' log-likelihood | 1 forward, 1 backward |
 | `random` | drawn from the seed | none |
 
 At level `patch`, `official`, `fisher`, `exact` and `gradient` are taken with respect to the
 patch embeddings before the encoder; `attention` is taken at the visual tokens and carried
-onto the image plane; `leave-one-out` fills one cell of the plane and encodes again.
+onto the image plane; `leave-one-out` fills one cell of the plane, `occlusion` (level `patch`
+only) a window of cells, and both encode again.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from purifier.defense.fisher import (
     sampled_products,
     sampled_scores,
 )
-from purifier.defense.leave_one_out import leave_one_out_kl
+from purifier.defense.leave_one_out import leave_one_out_kl, occlusion
 from purifier.defense.probes import Estimator
 from purifier.defense.sites import Encoding, Site
 from purifier.numeric import wide
@@ -45,6 +47,10 @@ class Ranker(Protocol):
     @property
     def differentiates(self) -> bool:
         """Whether the encoding must carry gradients."""
+
+    @property
+    def regional(self) -> bool:
+        """Whether its scores are those of regions already, so that pooling is left out."""
 
     def scores(
         self,
@@ -67,6 +73,7 @@ class SampledForm:
 
     estimator: Estimator
     differentiates: bool = True
+    regional: bool = False
 
     def scores(
         self,
@@ -88,6 +95,7 @@ class ExactForm:
 
     estimator: Estimator = "fisher"
     differentiates: bool = True
+    regional: bool = False
 
     def scores(
         self,
@@ -109,6 +117,7 @@ class LeaveOneOut:
 
     rows: int = 8
     differentiates: bool = False
+    regional: bool = False
 
     def scores(
         self,
@@ -122,10 +131,30 @@ class LeaveOneOut:
 
 
 @dataclass(frozen=True)
+class Occlusion:
+    """Largest KL divergence at one answer position after filling a window of the plane."""
+
+    rows: int = 32
+    differentiates: bool = False
+    regional: bool = True
+
+    def scores(
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
+    ) -> list[Tensor]:
+        return occlusion(site, encoding, response, rows=self.rows, check=check)
+
+
+@dataclass(frozen=True)
 class Attention:
     """Attention of the scored answer positions to every visual token, mean of all heads."""
 
     differentiates: bool = False
+    regional: bool = False
 
     @torch.no_grad()
     def scores(
@@ -151,6 +180,7 @@ class Gradient:
     """Norm of the gradient of the first step's log-likelihood of its most likely tokens."""
 
     differentiates: bool = True
+    regional: bool = False
 
     def scores(
         self,
@@ -171,6 +201,7 @@ class Random:
     """Uniform scores, for each request the same as it would get alone."""
 
     differentiates: bool = False
+    regional: bool = False
 
     def scores(
         self,
@@ -195,6 +226,7 @@ RANKERS: Mapping[RankerName, Ranker] = MappingProxyType(
         "fisher": SampledForm("fisher"),
         "exact": ExactForm(),
         "leave-one-out": LeaveOneOut(),
+        "occlusion": Occlusion(),
         "attention": Attention(),
         "gradient": Gradient(),
         "random": Random(),

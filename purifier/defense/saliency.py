@@ -68,10 +68,25 @@ def unit_scores(
         PurifierError: If a score is not finite.
     """
     raw = RANKERS[config.ranker].scores(site, encoding, response, config, check)
-    scores = site.finish(raw, config.pooling)
+    scores = site.finish(raw, 1 if RANKERS[config.ranker].regional else config.pooling)
     for score in scores:
         require_finite(score)
     return scores
+
+
+def choose(scores: Tensor, ratio: float, threshold: float = 0.0) -> Tensor:
+    """What is masked: the top fraction, as far as it reaches the threshold.
+
+    Args:
+        scores: Of any shape, finite.
+        ratio: Mask ratio.
+        threshold: Least score that is masked.
+
+    Returns:
+        bool of the scores' shape.
+    """
+    top = top_fraction(scores.flatten(), ratio).reshape(scores.shape)
+    return top & (scores >= threshold)
 
 
 def top_fraction(saliency: Tensor, ratio: float) -> Tensor:

@@ -50,6 +50,11 @@ class Encoding:
     leaves: tuple[Tensor, ...] = ()
     directions: tuple[Tensor, ...] = ()
 
+    @property
+    def owners(self) -> list[int]:
+        """For each leaf the number of its request."""
+        return [owner for owner, prompt in enumerate(self.prompts) for _ in prompt.spans]
+
 
 class Site(Protocol):
     """A place in the model where visual evidence can be scored and masked.
@@ -77,8 +82,11 @@ class Site(Protocol):
     def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Per image, scores of visual tokens as scores of units."""
 
-    def without(self, image: int, unit: int) -> Prompt:
-        """The request of an image with one unit of that image masked; no gradients."""
+    def without(self, image: int, units: Tensor) -> Prompt:
+        """The request of an image with some units of that image masked; no gradients.
+
+        `units` is bool of the image's shape.
+        """
 
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
         """Per image, the scores that the choice is made by."""
@@ -138,10 +146,11 @@ class TokenSite:
     def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
         return [score.cpu() for score in scores]
 
-    def without(self, image: int, unit: int) -> Prompt:
+    def without(self, image: int, units: Tensor) -> Prompt:
         owner, span = self.images[image]
         embeds = self.prompts[owner].embeds.detach().clone()
-        embeds[span.start + unit] = self.mdlm.mask_embedding.detach()
+        rows = span.start + units.nonzero()[:, 0].to(embeds.device)
+        embeds[rows] = self.mdlm.mask_embedding.detach()
         return replace(self.prompts[owner], embeds=embeds)
 
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
@@ -238,10 +247,8 @@ class PatchSite:
             for score, image, shape in zip(scores, self.images, self.shapes, strict=True)
         ]
 
-    def without(self, image: int, unit: int) -> Prompt:
-        cells = torch.zeros(self.shapes[image], dtype=torch.bool)
-        cells.view(-1)[unit] = True
-        return self.embed_filled(self.owners[image], {image: cells})
+    def without(self, image: int, units: Tensor) -> Prompt:
+        return self.embed_filled(self.owners[image], {image: units})
 
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
         return [pool(score, pooling) for score in scores]

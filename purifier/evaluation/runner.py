@@ -15,7 +15,7 @@ from torch import Tensor
 from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import groups, make_site
 from purifier.defense.first_step import Response
-from purifier.defense.saliency import site_scores, top_fraction
+from purifier.defense.saliency import choose, site_scores
 from purifier.defense.sites import Site, mask_tokens
 from purifier.denoise.sampler import denoise
 from purifier.errors import InvalidSetting
@@ -141,7 +141,7 @@ class Runner:
         def mask(ratio: float) -> list[Prompt]:
             prompts = []
             for site, scores in scored:
-                chosen = [top_fraction(s.flatten(), ratio).reshape(s.shape) for s in scores]
+                chosen = [choose(s, ratio, masking.threshold) for s in scores]
                 prompts += site.mask(chosen)
             return prompts
 

@@ -25,9 +25,16 @@ def test_grouping_changes_nothing(
     logits = first_step_logits(mdlm, encoding.prompts, Response(3, 6))
     selected = logits[..., : MaskingConfig().top_k]
     cotangents = torch.randn(7, *selected.shape, generator=torch.Generator().manual_seed(0))
-    one_by_one = directional_products(selected, cotangents, encoding.leaves, encoding.directions)
+    one_by_one = directional_products(
+        selected, cotangents, encoding.leaves, encoding.directions, encoding.owners
+    )
     grouped = directional_products(
-        selected, cotangents, encoding.leaves, encoding.directions, at_once=at_once
+        selected,
+        cotangents,
+        encoding.leaves,
+        encoding.directions,
+        encoding.owners,
+        at_once=at_once,
     )
     for expected, found, leaf in zip(one_by_one, grouped, encoding.leaves, strict=True):
         assert found.shape == (7, *leaf.shape[:-1])
@@ -41,6 +48,8 @@ def test_rows_of_a_batch_do_not_see_each_other(mdlm: LladaV, requests: list[Inpu
     logits = first_step_logits(mdlm, encoding.prompts, Response(3, 6))[..., :5]
     cotangent = torch.zeros_like(logits)
     cotangent[0] = 1.0
-    first, second = directional_products(logits, [cotangent], encoding.leaves, encoding.directions)
+    first, second = directional_products(
+        logits, [cotangent], encoding.leaves, encoding.directions, encoding.owners
+    )
     assert float(first.abs().max()) > 0
     assert float(second.abs().max()) == 0
