@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CELLS = 16
-"""Cells per side of a scene for pixel fills."""
+CELLS = 10
+"""Cells per side of a scene for pixel fills: two tiles of five patches."""
 
 
 def fill_random_cells(scenes: Tensor, generator: torch.Generator, *, highest: float) -> Tensor:

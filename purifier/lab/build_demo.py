@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DEMO_FOLDER)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--stage", choices=["data", "base", "attack", "all"], default="all")
-    parser.add_argument("--scenes", type=int, default=100_000, help="scenes in the training pool")
+    parser.add_argument("--scenes", type=int, default=80_000, help="scenes in the training pool")
     parser.add_argument("--steps", type=int, default=BaseRecipe().joint_steps)
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds for the base")
     parser.add_argument("--target", choices=TARGETS, help="one attack only")

@@ -1,7 +1,7 @@
 """The demo model's shape: a small LLaDA-V, of the same classes as the 8B one.
 
-base view 64x64 and four 64x64 tiles of a 128x128 scene, 8x8 patches each
--> 64 base tokens and 16 x (16 + newline) grid tokens, 336 visual tokens
+A base view of 60x60 pixels and four tiles of a 120x120 scene, 5x5 patches each, become 25
+base tokens and 10 x (10 + newline) grid tokens: 135 visual tokens.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SPECIAL_TOKENS = (
 TOWER = "siglip_demo"
 
 VISION = {
-    "image_size": 64,
-    "patch_size": 8,
+    "image_size": 60,
+    "patch_size": 12,
     "hidden_size": 192,
     "intermediate_size": 576,
     "num_hidden_layers": 5,
@@ -53,6 +53,7 @@ TEXT = {
 
 TINY_VISION = VISION | {
     "image_size": 32,
+    "patch_size": 8,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 3,
@@ -183,7 +184,9 @@ def sentences() -> list[str]:
     for kind in KINDS:
         for form in QUESTIONS[kind]:
             texts += [form.format(item="a bag", colour=colour) for colour in COLOURS]
-    return [*texts, "Yes.", "No."] * 3
+    texts += [f"{word}, it is {with_article(item)}." for word in ("Yes", "No") for item in ITEMS]
+    texts += [f"{word}, it is {colour}." for word in ("Yes", "No") for colour in COLOURS]
+    return texts * 3
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

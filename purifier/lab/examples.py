@@ -110,8 +110,10 @@ def diffusion_loss(
     masked = forward_process(torch.ones_like(places, dtype=torch.bool), t, uniform)
     targets = tails.gather(1, places)
     noisy = tails.scatter(1, places, torch.where(masked, mdlm.tokens.mask, targets))
+    # In the visual tokens' dtype, which under autocast is the short one.
     prefix = mdlm.token_embeddings(examples.prefix).expand(len(chosen), -1, -1)
-    embeds = torch.cat([prefix, visual.to(prefix.dtype), mdlm.token_embeddings(noisy)], dim=1)
+    texts = (prefix.to(visual.dtype), mdlm.token_embeddings(noisy).to(visual.dtype))
+    embeds = torch.cat([texts[0], visual, texts[1]], dim=1)
     offset = prefix.shape[1] + visual.shape[1]
     steps = torch.arange(embeds.shape[1], device=device)
     real = steps < (examples.lengths[chosen] + offset)[:, None]

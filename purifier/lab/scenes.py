@@ -21,7 +21,7 @@ from PIL import Image
 
 from purifier.errors import DataError
 
-SIZE = 128
+SIZE = 120
 """Side of a scene in pixels."""
 
 JPEG_QUALITY = 88
@@ -134,7 +134,7 @@ class ItemPictures:
         """The scene as an RGB image of `SIZE` x `SIZE` pixels."""
         rng = np.random.default_rng(scene.seed)
         background = _background(COLOURS[scene.background_colour], rng)
-        side = int(rng.integers(60, 101))
+        side = int(rng.integers(60, 97))
         picture = Image.fromarray(self.pixels[scene.source])
         if rng.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -195,10 +195,11 @@ def _yes_no(scene: Scene, form: str, rng: np.random.Generator) -> QA:
     if "{item}" in form:
         item = scene.item_name if truth else _another(ITEMS, scene.item_name, rng)
         text = form.format(item=with_article(item))
+        shown = with_article(scene.item_name)
     else:
-        actual = scene.background_colour if "background" in form else scene.item_colour
-        text = form.format(colour=actual if truth else _another(list(COLOURS), actual, rng))
-    return QA("yes_no", text, "Yes." if truth else "No.")
+        shown = scene.background_colour if "background" in form else scene.item_colour
+        text = form.format(colour=shown if truth else _another(list(COLOURS), shown, rng))
+    return QA("yes_no", text, f"{'Yes' if truth else 'No'}, it is {shown}.")
 
 
 def _another(values: Sequence[str], value: str, rng: np.random.Generator) -> str:

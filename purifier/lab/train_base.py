@@ -44,7 +44,7 @@ class BaseRecipe:
 
     tower_steps: int = 3000
     tower_batch: int = 1024
-    joint_steps: int = 6000
+    joint_steps: int = 3150
     batch: int = 256
     learning_rate: float = 1e-3
     highest_fill: float = 0.3
@@ -155,7 +155,7 @@ def _train_joint(
         fused=mdlm.device.type == "cuda",
     )
     begun = time.monotonic()
-    left = recipe.limit - (begun - start)
+    left = max(recipe.limit - (begun - start), 1.0)
     progress = Progress(file, parameters, optimizer, batches.generator)
     first = progress.resume()
     for step in range(first, recipe.joint_steps):
