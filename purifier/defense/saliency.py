@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import floor
 
 import torch
@@ -38,7 +39,12 @@ def visual_saliency(
 
     Returns:
         float64 [n_visual] on the CPU, images one after another, newline tokens included.
+
+    Raises:
+        InvalidSetting: If the ranker works at level `patch` only.
+        PurifierError: If a score is not finite.
     """
+    config = replace(config, level="token")
     if not prompt.spans:
         return torch.zeros(0, dtype=torch.float64)
     response = Response.of(mdlm, generation or GenerationConfig())
@@ -80,13 +86,13 @@ def choose(scores: Tensor, ratio: float, threshold: float = 0.0) -> Tensor:
     Args:
         scores: Of any shape, finite.
         ratio: Mask ratio.
-        threshold: Least score that is masked.
+        threshold: Least score that is masked; 0 masks the top fraction whatever it scores.
 
     Returns:
         bool of the scores' shape.
     """
     top = top_fraction(scores.flatten(), ratio).reshape(scores.shape)
-    return top & (scores >= threshold)
+    return top & (scores >= threshold) if threshold > 0 else top
 
 
 def top_fraction(saliency: Tensor, ratio: float) -> Tensor:

@@ -10,12 +10,21 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, SiglipVisionConfig
 
+from purifier.defense.rankers import RANKERS
 from purifier.mdlm.base import IMAGE_PLACEHOLDER, Inputs, SpecialTokens
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.config import LladaVConfig
 from purifier.mdlm.llada_v.model import LladaVModules
 
 MakeInputs = Callable[..., Inputs]
+
+LEVELS = ("token", "patch")
+TOKEN_RANKERS = sorted(set(RANKERS) - {"occlusion"})
+COMBINATIONS = [
+    *(("token", ranker) for ranker in TOKEN_RANKERS),
+    *(("patch", ranker) for ranker in sorted(RANKERS)),
+]
+"""Every level with every ranker that works at it."""
 
 TOKENS = SpecialTokens(mask=90, bos=91, eos=92, pad=92, start_header=93, end_header=94, eot=95)
 

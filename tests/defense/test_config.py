@@ -13,6 +13,10 @@ from purifier.errors import InvalidSetting
     [
         ({"level": "pixel"}, "level"),
         ({"ranker": "best"}, "ranker"),
+        ({"level": "token", "ranker": "occlusion"}, "ranker"),
+        ({"threshold": -0.1}, "threshold"),
+        ({"threshold": 1000.1}, "threshold"),
+        ({"threshold": float("nan")}, "threshold"),
         ({"ratio": 1.5}, "ratio"),
         ({"ratio": float("nan")}, "ratio"),
         ({"probes": 0}, "probes"),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
 
 from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import defend
-from purifier.defense.rankers import RANKERS
 from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
+from tests.defense.conftest import COMBINATIONS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,6 +20,10 @@ pytestmark = [
 ]
 
 GENERATION = GenerationConfig(gen_length=6, block_length=3, stop=())
+
+
+def settings(level: str, ranker: str) -> MaskingConfig:
+    return MaskingConfig(level=level, ranker=ranker, ratio=0.3, threshold=0.0)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -32,10 +35,9 @@ def full_precision() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_precision")
-@pytest.mark.parametrize("level", ["token", "patch"])
-@pytest.mark.parametrize("ranker", sorted(RANKERS))
+@pytest.mark.parametrize(("level", "ranker"), COMBINATIONS)
 def test_equals_the_cpu(mdlm: LladaV, requests: list[Inputs], level: str, ranker: str) -> None:
-    masking = replace(MaskingConfig(), level=level, ranker=ranker)
+    masking = settings(level, ranker)
     expected = defend(mdlm, requests, GENERATION, masking)
     mdlm.modules.cuda()
     try:
@@ -47,14 +49,11 @@ def test_equals_the_cpu(mdlm: LladaV, requests: list[Inputs], level: str, ranker
         assert torch.equal(one.masked, other.masked)
 
 
-@pytest.mark.parametrize("level", ["token", "patch"])
-@pytest.mark.parametrize("ranker", sorted(RANKERS))
+@pytest.mark.parametrize(("level", "ranker"), COMBINATIONS)
 def test_bfloat16(mdlm: LladaV, requests: list[Inputs], level: str, ranker: str) -> None:
     mdlm.modules.to("cuda", torch.bfloat16)
     try:
-        found = defend(
-            mdlm, requests, GENERATION, replace(MaskingConfig(), level=level, ranker=ranker)
-        )
+        found = defend(mdlm, requests, GENERATION, settings(level, ranker))
     finally:
         mdlm.modules.to("cpu", torch.float32)
     for item in found:

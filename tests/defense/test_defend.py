@@ -12,19 +12,17 @@ import torch
 from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import Defended, defend, groups
 from purifier.defense.fill import fill_cells
-from purifier.defense.rankers import RANKERS
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import PurifierError
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
-from tests.defense.conftest import MakeInputs, picture
+from tests.defense.conftest import COMBINATIONS, LEVELS, MakeInputs, picture
 
 GENERATION = GenerationConfig(gen_length=6, block_length=3, stop=())
-LEVELS = ("token", "patch")
 
 
 def settings(level: str, ranker: str = "fisher", ratio: float = 0.3) -> MaskingConfig:
-    return replace(MaskingConfig(), level=level, ranker=ranker, ratio=ratio)
+    return MaskingConfig(level=level, ranker=ranker, ratio=ratio, threshold=0.0)  # type: ignore[arg-type]
 
 
 def alone(mdlm: LladaV, request: Inputs, masking: MaskingConfig) -> Defended:
@@ -32,7 +30,7 @@ def alone(mdlm: LladaV, request: Inputs, masking: MaskingConfig) -> Defended:
     return result
 
 
-@pytest.mark.parametrize(("level", "ranker"), [*product(LEVELS, sorted(RANKERS))])
+@pytest.mark.parametrize(("level", "ranker"), COMBINATIONS)
 def test_a_batch_equals_each_request_alone(
     mdlm: LladaV, requests: list[Inputs], level: str, ranker: str
 ) -> None:
@@ -187,8 +185,7 @@ def test_weights_that_overflow_are_reported(
         weight.copy_(before)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("ranker", sorted(RANKERS))
+@pytest.mark.parametrize(("level", "ranker"), COMBINATIONS)
 def test_bfloat16(mdlm: LladaV, requests: list[Inputs], level: str, ranker: str) -> None:
     mdlm.modules.bfloat16()
     try:
@@ -199,8 +196,13 @@ def test_bfloat16(mdlm: LladaV, requests: list[Inputs], level: str, ranker: str)
         mdlm.modules.float()
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("ranker", ["fisher", "official", "exact", "leave-one-out"])
+@pytest.mark.parametrize(
+    ("level", "ranker"),
+    [
+        *product(LEVELS, ["fisher", "official", "exact", "leave-one-out"]),
+        ("patch", "occlusion"),
+    ],
+)
 def test_check_is_called_between_the_passes_of_saliency(
     mdlm: LladaV, requests: list[Inputs], level: str, ranker: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import Response, first_step_logits
@@ -53,3 +54,39 @@ def test_rows_of_a_batch_do_not_see_each_other(mdlm: LladaV, requests: list[Inpu
     )
     assert float(first.abs().max()) > 0
     assert float(second.abs().max()) == 0
+
+
+@pytest.mark.parametrize("level", ["token", "patch"])
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("scale", [1e-30, 1e-45])
+def test_tiny_cotangents_lose_no_precision(
+    mdlm: LladaV, requests: list[Inputs], level: str, at_once: int, scale: float
+) -> None:
+    """A near-certain answer has such cotangents; float32 would round their gradients to 0."""
+    site: Site = PatchSite(mdlm, requests)
+    if level == "token":
+        site = TokenSite(mdlm, [mdlm.embed(request) for request in requests])
+    encoding = site.encode(differentiable=True)
+    logits = first_step_logits(mdlm, encoding.prompts, Response(3, 6))[..., :5]
+    draws = torch.randn(
+        3, *logits.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    # The rows of a batch differ in size too, and one is zero.
+    draws[:, 1] *= 1e-6
+    draws[0, 0] = 0.0
+
+    def products(cotangents: Tensor) -> list[Tensor]:
+        return directional_products(
+            logits,
+            cotangents,
+            encoding.leaves,
+            encoding.directions,
+            encoding.owners,
+            at_once=at_once,
+        )
+
+    unit, tiny = products(draws), products(scale * draws)
+    for expected, found in zip(unit, tiny, strict=True):
+        assert float(expected.abs().max()) > 0
+        torch.testing.assert_close(found / scale, expected, rtol=1e-4, atol=1e-9)
+    assert not bool(unit[0][0].any())

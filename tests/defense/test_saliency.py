@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import floor
 
 import pytest
@@ -11,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purifier.defense.config import MaskingConfig
-from purifier.defense.rankers import RANKERS
-from purifier.defense.saliency import top_fraction, visual_saliency
+from purifier.defense.saliency import choose, top_fraction, visual_saliency
 from purifier.defense.sites import mask_tokens
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidSetting, PurifierError
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
+from tests.defense.conftest import TOKEN_RANKERS
 
 SHORT = GenerationConfig(gen_length=6, block_length=3, stop=())
 
@@ -57,6 +56,35 @@ def test_extreme_ratios(values: list[float]) -> None:
     assert bool(top_fraction(torch.tensor(values), 1.0).all())
 
 
+@given(scores, ratios, st.floats(0, 4))
+def test_the_ratio_caps_what_reaches_the_threshold(
+    values: list[float], ratio: float, threshold: float
+) -> None:
+    saliency = torch.tensor(values)
+    chosen = choose(saliency, ratio, threshold)
+    reaches = saliency >= threshold
+    top = top_fraction(saliency, ratio)
+    assert int(chosen.sum()) == min(int(top.sum()), int(reaches.sum()))
+    assert not bool((chosen & ~reaches).any())
+    assert not bool((chosen & ~top).any())
+    assert not bool(choose(saliency, ratio, 3.5).any())
+
+
+@given(scores, ratios)
+def test_without_a_threshold_the_top_fraction_is_chosen(values: list[float], ratio: float) -> None:
+    """Rounding can take a divergence below 0."""
+    saliency = torch.tensor(values)
+    assert torch.equal(choose(saliency, ratio), top_fraction(saliency, ratio))
+
+
+def test_choices_have_the_shape_of_the_scores() -> None:
+    saliency = torch.tensor([[1.0, 5.0, 2.0], [0.0, 6.0, 3.0]])
+    expected = torch.tensor([[False, True, False], [False, True, True]])
+    assert torch.equal(choose(saliency, 0.5, 0.0), expected)
+    expected[1, 2] = False
+    assert torch.equal(choose(saliency, 0.5, 5.0), expected)
+
+
 @pytest.mark.parametrize("ratio", [-0.1, 1.01, float("nan")])
 def test_ratio_out_of_range(ratio: float) -> None:
     with pytest.raises(InvalidSetting) as error:
@@ -84,10 +112,10 @@ def test_masking_changes_the_masked_rows_only(mdlm: LladaV, requests: list[Input
     assert after.spans == prompt.spans
 
 
-@pytest.mark.parametrize("ranker", sorted(RANKERS))
+@pytest.mark.parametrize("ranker", TOKEN_RANKERS)
 def test_saliency_of_every_ranker(mdlm: LladaV, requests: list[Inputs], ranker: str) -> None:
     prompt = mdlm.embed(requests[1])
-    config = replace(MaskingConfig(level="token"), ranker=ranker)
+    config = MaskingConfig(level="token", ranker=ranker)  # type: ignore[arg-type]
     saliency = visual_saliency(mdlm, prompt, config, generation=SHORT)
     assert saliency.shape == (prompt.n_visual,)
     assert saliency.dtype == torch.float64
@@ -101,7 +129,7 @@ def test_parameters_get_no_gradients(mdlm: LladaV, requests: list[Inputs], ranke
     opened = mdlm.trainable(["projector", "vision_tower", "language_model"])
     try:
         prompt = mdlm.embed(requests[0])
-        config = replace(MaskingConfig(level="token"), ranker=ranker)
+        config = MaskingConfig(level="token", ranker=ranker)  # type: ignore[arg-type]
         visual_saliency(mdlm, prompt, config, generation=SHORT)
         assert opened
         assert all(parameter.grad is None for parameter in opened)
@@ -110,7 +138,7 @@ def test_parameters_get_no_gradients(mdlm: LladaV, requests: list[Inputs], ranke
 
 
 def test_works_where_gradients_are_off(mdlm: LladaV, requests: list[Inputs]) -> None:
-    config = MaskingConfig(level="token")
+    config = MaskingConfig(level="token", ranker="fisher")
     expected = visual_saliency(mdlm, mdlm.embed(requests[0]), config, generation=SHORT)
     with torch.no_grad():
         found = visual_saliency(mdlm, mdlm.embed(requests[0]), config, generation=SHORT)
@@ -121,7 +149,16 @@ def test_works_where_gradients_are_off(mdlm: LladaV, requests: list[Inputs]) -> 
 
 
 def test_no_image(mdlm: LladaV, requests: list[Inputs]) -> None:
-    assert visual_saliency(mdlm, mdlm.embed(requests[2]), MaskingConfig()).shape == (0,)
+    config = MaskingConfig(level="token", ranker="fisher")
+    assert visual_saliency(mdlm, mdlm.embed(requests[2]), config).shape == (0,)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_occlusion_needs_image_planes(mdlm: LladaV, requests: list[Inputs], number: int) -> None:
+    config = MaskingConfig(level="patch", ranker="occlusion")
+    with pytest.raises(InvalidSetting) as caught:
+        visual_saliency(mdlm, mdlm.embed(requests[number]), config)
+    assert caught.value.param == "ranker"
 
 
 def test_a_token_the_answer_does_not_depend_on(mdlm: LladaV, requests: list[Inputs]) -> None:
@@ -131,6 +168,6 @@ def test_a_token_the_answer_does_not_depend_on(mdlm: LladaV, requests: list[Inpu
     masked[4] = True
     prompt = mask_tokens(prompt, masked, mdlm.mask_embedding)
     for ranker in ("official", "fisher", "exact", "leave-one-out"):
-        config = replace(MaskingConfig(level="token"), ranker=ranker)
+        config = MaskingConfig(level="token", ranker=ranker)  # type: ignore[arg-type]
         saliency = visual_saliency(mdlm, prompt, config, generation=SHORT)
         assert abs(float(saliency[4])) < 1e-9 * float(saliency.max())

@@ -69,6 +69,7 @@ class DispCase:
         config = MaskingConfig(
             level="token",
             ranker="official",
+            threshold=0.0,
             probes=settings["probes"],
             top_k=settings["topk"],
             seed=self.record["seed"],

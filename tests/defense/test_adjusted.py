@@ -1,0 +1,48 @@
+"""Settings given anew over others: what belonged to another setting is not kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from purifier.defense.config import TOKEN_RANKER, MaskingConfig
+from purifier.errors import InvalidSetting
+
+PRODUCT = MaskingConfig(level="patch", ranker="occlusion", ratio=0.1, threshold=5.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("patch", "occlusion", 5.0)),
+        ({"ratio": 0.3, "ranker": None, "threshold": None}, ("patch", "occlusion", 5.0)),
+        ({"threshold": 2.0}, ("patch", "occlusion", 2.0)),
+        ({"ranker": "occlusion"}, ("patch", "occlusion", 5.0)),
+        ({"level": "token"}, ("token", TOKEN_RANKER, 0.0)),
+        ({"level": "token", "threshold": 1.0}, ("token", TOKEN_RANKER, 1.0)),
+        ({"level": "token", "ranker": "random"}, ("token", "random", 0.0)),
+        ({"ranker": "fisher"}, ("patch", "fisher", 0.0)),
+        ({"ranker": "fisher", "threshold": 0.5}, ("patch", "fisher", 0.5)),
+    ],
+)
+def test_what_belongs_to_another_setting_is_not_kept(
+    given: dict[str, Any], expected: tuple[str, str, float]
+) -> None:
+    adjusted = PRODUCT.adjusted(**given)
+    assert (adjusted.level, adjusted.ranker, adjusted.threshold) == expected
+    assert adjusted.ratio == given.get("ratio", PRODUCT.ratio)
+
+
+def test_a_ranker_that_works_at_both_levels_is_kept() -> None:
+    own = MaskingConfig(level="patch", ranker="official", threshold=0.25)
+    adjusted = own.adjusted(level="token")
+    assert (adjusted.ranker, adjusted.threshold) == ("official", 0.25)
+    back = own.adjusted(level="token", ratio=0.5).adjusted(level="patch", ratio=own.ratio)
+    assert back == own
+
+
+def test_a_ranker_that_was_asked_for_is_not_replaced() -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        PRODUCT.adjusted(level="token", ranker="occlusion")
+    assert caught.value.param == "ranker"
