@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from purifier.defense.config import Level, MaskingConfig, RankerName
+from purifier.defense.config import TOKEN_RANKER, Level, MaskingConfig, RankerName
 from purifier.errors import PurifierError
 from purifier.evaluation.metrics import Measurement, measure
 from purifier.evaluation.report import evaluation_table
@@ -23,6 +23,12 @@ from purifier.lab.demo import DATA_FOLDER, checkpoint_path
 from purifier.lab.targets import Target, TargetName, target_by_name
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import checkpoint_id, load_mdlm
+
+SETTINGS = (
+    *("level", "ranker", "ratio", "threshold"),
+    *("probes", "pooling", "top_k", "temperature", "seed"),
+)
+"""Settings of the defence, as they are asked for and reported."""
 
 
 def evaluate(
@@ -67,32 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluates as asked: the settings, and every figure as {value, n, low, high}."""
-    masking = MaskingConfig(
-        level=options.level,
-        ratio=options.ratio,
-        ranker=options.ranker,
-        probes=options.probes,
-        top_k=options.top_k,
-        temperature=options.temperature,
-        pooling=options.pooling,
-        seed=options.seed,
-    )
+    masking = MaskingConfig().adjusted(**{name: getattr(options, name) for name in SETTINGS})
     model = options.model or checkpoint_path(options.target)
     test_set = read_test_set(options.data or DATA_FOLDER, limit=options.limit)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
     figures = evaluate(
         mdlm, test_set, target_by_name(options.target), masking, batch_size=options.batch_size
     )
-    settings = {
-        name: getattr(masking, name)
-        for name in ("level", "ranker", "ratio", "probes", "pooling", "top_k", "temperature")
-    }
     return {
         "target": options.target,
         "checkpoint": checkpoint_id(model),
         "records": len(test_set.cases),
-        **settings,
-        "seed": masking.seed,
+        **{name: getattr(masking, name) for name in SETTINGS},
         **figures.to_dict(),
     }
 
@@ -103,8 +95,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="disp evaluate", description=__doc__)
     parser.add_argument("--target", choices=get_args(TargetName), required=True)
     parser.add_argument("--level", choices=get_args(Level), default=default.level)
-    parser.add_argument("--ranker", choices=get_args(RankerName), default=default.ranker)
+    parser.add_argument(
+        "--ranker",
+        choices=get_args(RankerName),
+        help=f"default: {default.ranker}, or {TOKEN_RANKER} where that needs level patch",
+    )
     parser.add_argument("--ratio", type=float, default=default.ratio, help="0 is undefended")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help=f"least score that is masked (default: {default.threshold:g}; 0 for other rankers)",
+    )
     parser.add_argument("--probes", type=int, default=default.probes)
     parser.add_argument("--pooling", type=int, default=default.pooling)
     parser.add_argument("--top-k", type=int, default=default.top_k)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from PIL import Image
@@ -46,7 +46,7 @@ from server.security.media import open_images
 PLACEHOLDER = "<image>"
 _LENGTHS = ("max_completion_tokens", "max_tokens", "gen_length")
 _KNOBS = ("steps", "block_length", "temperature", "guidance_scale", "remasking", "seed")
-_DEFENSE = ("level", "ratio", "ranker", "probes", "top_k", "temperature", "pooling", "seed")
+_DEFENSE = tuple(setting.name for setting in fields(MaskingConfig))
 _WARNED_NAMES = 20
 _WARNED_LENGTH = 64
 
@@ -122,7 +122,7 @@ def masking_of(request: ChatRequest, default: MaskingConfig) -> MaskingConfig | 
     """
     given = request.defense.model_dump(include=set(_DEFENSE), exclude_none=True)
     try:
-        masking = replace(default, **given)
+        masking = default.adjusted(**given)
     except SettingError as error:
         raise InvalidSetting(error.message, param=f"defense.{error.param}") from None
     return masking if request.defense.enabled else None

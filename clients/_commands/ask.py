@@ -23,7 +23,15 @@ from clients._images import image_bytes
 from clients._overlay import draw_overlay
 from server.schemas import DefenseReport, Level, Ranker, Remasking
 
-DEFENSE_OPTIONS = ("level", "ratio", "ranker", "probes", "pooling", "defense_seed")
+DEFENSE_OPTIONS = (
+    "level",
+    "ratio",
+    "ranker",
+    "threshold",
+    "probes",
+    "pooling",
+    "defense_seed",
+)
 GENERATION_OPTIONS = (
     "gen_length",
     "block_length",
@@ -49,6 +57,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     defense.add_argument("--level", choices=get_args(Level))
     defense.add_argument("--ratio", type=float, help="fraction that is masked, 0 to 1")
     defense.add_argument("--ranker", choices=get_args(Ranker), help="how saliency is measured")
+    defense.add_argument(
+        "--threshold", type=float, help="least score that is masked, in the ranker's unit"
+    )
     defense.add_argument("--probes", type=int, help="Hutchinson probes of official and fisher")
     defense.add_argument("--pooling", type=int, help="side of the averaged neighbourhood")
     defense.add_argument("--defense-seed", type=int, help="seed of the probes")
@@ -113,7 +124,7 @@ def save_overlay(files: list[bytes], answer: Answer, path: Path) -> None:
         InvalidInput: If the answer came without saliency, or the file cannot be written.
     """
     if not answer.saliency:
-        raise InvalidInput("There is no overlay: the server masked nothing in this answer.")
+        raise InvalidInput("There is no overlay: the defence was not applied to this answer.")
     picture = draw_overlay(
         files,
         [grid.saliency for grid in answer.saliency],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from purifier.errors import InvalidSetting
 from purifier.settings import require_seed, require_whole
@@ -19,6 +19,11 @@ RankerName = Literal[
     "gradient",
     "random",
 ]
+
+PATCH_RANKERS: frozenset[RankerName] = frozenset({"occlusion"})
+"""Rankers that work at level `patch` alone."""
+TOKEN_RANKER: RankerName = "fisher"
+"""What ranks at level `token` where the ranker is one of `PATCH_RANKERS` and nobody chose it."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ class MaskingConfig:
             raise InvalidSetting(
                 f"ranker must be one of {', '.join(get_args(RankerName))}.", param="ranker"
             )
-        if self.ranker == "occlusion" and self.level != "patch":
-            raise InvalidSetting("ranker occlusion needs level patch.", param="ranker")
+        if self.ranker in PATCH_RANKERS and self.level != "patch":
+            raise InvalidSetting(f"ranker {self.ranker} needs level patch.", param="ranker")
         if not 0.0 <= self.threshold <= 1000.0:
             raise InvalidSetting("threshold must be between 0 and 1000.", param="threshold")
         if not 0.0 <= self.ratio <= 1.0:
@@ -78,3 +83,24 @@ class MaskingConfig:
             raise InvalidSetting("temperature must be between 0.1 and 100.", param="temperature")
         if self.pooling not in (1, 3, 5, 7, 9):
             raise InvalidSetting("pooling must be 1, 3, 5, 7 or 9.", param="pooling")
+
+    def adjusted(self, **given: Any) -> MaskingConfig:
+        """These settings with some of them given anew, for a request or a command line.
+
+        What was chosen for another setting is not kept: level `token` without a ranker takes
+        `TOKEN_RANKER` in place of one that needs level `patch`, and another ranker without a
+        threshold takes 0, for thresholds are in the ranker's own unit.
+
+        Args:
+            **given: Fields by name; None counts as not given.
+
+        Raises:
+            InvalidSetting: If a setting is out of range, or a ranker that was given does not
+                work at the level.
+        """
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if chosen.get("level", self.level) == "token" and self.ranker in PATCH_RANKERS:
+            chosen.setdefault("ranker", TOKEN_RANKER)
+        if chosen.get("ranker", self.ranker) != self.ranker:
+            chosen.setdefault("threshold", 0.0)
+        return replace(self, **chosen)

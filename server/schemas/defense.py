@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Level = Literal["token", "patch"]
-Ranker = Literal["official", "fisher", "exact", "leave-one-out", "attention", "gradient", "random"]
+Ranker = Literal[
+    "official",
+    "fisher",
+    "exact",
+    "leave-one-out",
+    "occlusion",
+    "attention",
+    "gradient",
+    "random",
+]
 NotApplied = Literal["disabled", "no_image"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -17,7 +26,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class DefenseRequest(BaseModel):
     """How this one answer is defended; a field left out keeps the server's setting.
 
-    Unknown fields are refused: a misspelt name must not weaken the defence unnoticed.
+    What belongs to another setting is not kept: `level` `token` without a `ranker` takes
+    `fisher` if the server's ranker needs level `patch`, and another `ranker` without a
+    `threshold` takes 0. Unknown fields are refused: a misspelt name must not weaken the defence
+    unnoticed.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -26,6 +38,7 @@ class DefenseRequest(BaseModel):
     level: Level | None = None
     ratio: float | None = None
     ranker: Ranker | None = None
+    threshold: float | None = None
     probes: int | None = None
     top_k: int | None = None
     temperature: float | None = None
@@ -50,8 +63,9 @@ class DefenseReport(BaseModel):
     """What the defence did to this answer.
 
     `masked` and `total` count units: visual tokens at level `token`, cells of the image
-    plane at level `patch`. `timings` are milliseconds by part of the request. The settings
-    are those that were used; they are null where nothing was masked.
+    plane at level `patch`; none is masked if no score reaches the threshold. `timings` are
+    milliseconds by part of the request. The settings are those that were used; they are null
+    where the defence was not applied.
     """
 
     applied: bool
@@ -60,6 +74,7 @@ class DefenseReport(BaseModel):
     level: Level | None = None
     ratio: float | None = None
     ranker: Ranker | None = None
+    threshold: float | None = None
     probes: int | None = None
     top_k: int | None = None
     temperature: float | None = None

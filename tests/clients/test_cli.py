@@ -50,7 +50,18 @@ def test_ask_passes_every_setting_on(asking: Run, scene: Path) -> None:
     result = parsed(
         asking(
             *("ask", scene, "What is it?", "--json", "--level", "token", "--ratio", "0.5"),
-            *("--ranker", "official", "--probes", "3", "--defense-seed", "9", "--pooling", "1"),
+            *(
+                "--ranker",
+                "official",
+                "--threshold",
+                "0.01",
+                "--probes",
+                "3",
+                "--defense-seed",
+                "9",
+                "--pooling",
+                "1",
+            ),
             *("--gen-length", "8", "--block-length", "4", "--steps", "4", "--seed", "2"),
             *("--remasking", "margin", "--temperature", "0.5", "--guidance-scale", "1.5"),
         )
@@ -58,9 +69,21 @@ def test_ask_passes_every_setting_on(asking: Run, scene: Path) -> None:
     defense = result["defense"]
     assert defense["applied"]
     assert (defense["level"], defense["ratio"], defense["ranker"]) == ("token", 0.5, "official")
-    assert (defense["probes"], defense["seed"]) == (3, 9)
+    assert (defense["threshold"], defense["probes"], defense["seed"]) == (0.01, 3, 9)
     assert result["usage"]["steps"] == 4
     assert result["request_id"]
+
+
+def test_ask_takes_the_occlusion_ranker(asking: Run, scene: Path) -> None:
+    words = ("--ranker", "occlusion", "--threshold", "1000", "--gen-length", "4", "--json")
+    defense = parsed(asking("ask", scene, "What is it?", *words))["defense"]
+    assert (defense["ranker"], defense["threshold"], defense["masked"]) == ("occlusion", 1000, 0)
+
+
+def test_ask_for_the_token_level_alone(asking: Run, scene: Path) -> None:
+    words = ("--level", "token", "--gen-length", "4", "--json")
+    defense = parsed(asking("ask", scene, "What is it?", *words))["defense"]
+    assert (defense["level"], defense["applied"]) == ("token", True)
 
 
 def test_ask_saves_the_overlay(asking: Run, scene: Path, tmp_path: Path) -> None:

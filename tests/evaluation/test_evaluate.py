@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,29 @@ def test_ratio_zero_is_undefended(
         target_by_name("refusal"),
     ).to_dict()
     assert {name: result[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["--level", "token"], {"level": "token"}),
+        (
+            ["--ranker", "attention", "--threshold", "0.5"],
+            {"ranker": "attention", "threshold": 0.5},
+        ),
+    ],
+)
+def test_settings_that_depend_on_others_follow_them(
+    options: list[str],
+    arguments: list[str],
+    given: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--target", "insertion", "--json", *arguments, *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    expected = MaskingConfig().adjusted(**given)
+    for name in ("level", "ranker", "ratio", "threshold"):
+        assert result[name] == getattr(expected, name)
 
 
 def test_a_table_without_json(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:

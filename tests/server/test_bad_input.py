@@ -146,6 +146,13 @@ BAD_SETTINGS = {
     "ranker-unknown": ({"defense": {"ranker": "best"}}, "defense.ranker"),
     "probes-zero": ({"defense": {"probes": 0}}, "defense.probes"),
     "pooling-even": ({"defense": {"pooling": 2}}, "defense.pooling"),
+    "threshold-negative": ({"defense": {"threshold": -1.0}}, "defense.threshold"),
+    "threshold-huge": ({"defense": {"threshold": 1e6}}, "defense.threshold"),
+    "threshold-text": ({"defense": {"threshold": "5"}}, "defense.threshold"),
+    "occlusion-of-tokens": (
+        {"defense": {"level": "token", "ranker": "occlusion"}},
+        "defense.ranker",
+    ),
     "top_k-one": ({"defense": {"top_k": 1}}, "defense.top_k"),
     "softening-zero": ({"defense": {"temperature": 0}}, "defense.temperature"),
     "bad-although-off": ({"defense": {"enabled": False, "ratio": 2.0}}, "defense.ratio"),

@@ -43,7 +43,7 @@ def test_openai_client_gets_a_defended_answer(
         model="default",
         messages=messages(picture),
         max_tokens=8,
-        extra_body={"defense": {"return_saliency": True, "ratio": 0.25}},
+        extra_body={"defense": {"return_saliency": True, "ratio": 0.25, "threshold": 0.0}},
     )
     assert completion.model_extra is not None
     defense = completion.model_extra["defense"]
@@ -78,7 +78,11 @@ def test_openai_client_gets_an_undefended_answer(
     assert defense["saliency"] is None
 
 
-@pytest.mark.parametrize("masking", [None, MaskingConfig(), MaskingConfig(level="token")])
+@pytest.mark.parametrize(
+    "masking",
+    [None, MaskingConfig(), MaskingConfig().adjusted(level="token")],
+    ids=["undefended", "default", "token"],
+)
 def test_answer_is_the_librarys(
     client: openai.OpenAI, picture: Image.Image, mdlm: Mdlm, masking: MaskingConfig | None
 ) -> None:
@@ -103,6 +107,44 @@ def test_answer_is_the_librarys(
     assert completion.usage.model_extra is not None
     assert completion.usage.model_extra["visual_tokens"] == expected.n_visual_tokens
     assert completion.usage.model_extra["steps"] == expected.steps
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ({"ranker": "occlusion"}, ("patch", "occlusion")),
+        ({"level": "token"}, ("token", MaskingConfig().adjusted(level="token").ranker)),
+        ({"ranker": "attention", "threshold": 0.0}, ("patch", "attention")),
+    ],
+    ids=["occlusion", "token", "attention"],
+)
+def test_ranker_and_level_are_the_ones_asked_for(
+    service: Service, ask: Callable[..., Body], sent: Body, expected: tuple[str, str]
+) -> None:
+    with service.client() as client:
+        body = ask(max_tokens=4, defense=sent)
+        answered = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+    defense = answered["defense"]
+    assert (defense["level"], defense["ranker"]) == expected
+    assert defense["threshold"] == MaskingConfig().adjusted(**sent).threshold
+
+
+def test_the_threshold_leaves_alone_what_does_not_reach_it(
+    service: Service, ask: Callable[..., Body]
+) -> None:
+    def masked(threshold: float) -> Body:
+        setting = {"ranker": "occlusion", "ratio": 0.5, "threshold": threshold}
+        with service.client() as client:
+            body = ask(max_tokens=4, defense=setting)
+            answered = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+        defense: Body = answered["defense"]
+        assert defense["applied"] is True
+        assert defense["threshold"] == threshold
+        return defense
+
+    everything, nothing = masked(0.0), masked(1000.0)
+    assert everything["masked"] == everything["total"] // 2
+    assert nothing["masked"] == 0
 
 
 def test_openai_client_lists_models(client: openai.OpenAI, tiny_checkpoint: Path) -> None:
