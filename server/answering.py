@@ -65,27 +65,34 @@ def check_model(request: ChatRequest, serving: Serving) -> None:
 
 
 def check_scope(request: ChatRequest, principal: Principal, config: ServerConfig) -> None:
-    """Checks that the key may ask for as little defence as the request does.
+    """Checks that the key may ask for the defence that the request does.
+
+    Without the scope `infer:undefended` a request may repeat the server's settings, raise the
+    ratio, lower the threshold, and choose the seed. Whether any other setting is weaker
+    depends on the model and the attack, so none may differ.
 
     Raises:
-        ScopeMissing: If the defence is switched off or made weaker than the server's without
-            the scope `infer:undefended`.
+        ScopeMissing: If the defence is switched off or another setting differs.
     """
     if "infer:undefended" in principal.scopes:
         return
-    defense = request.defense
-    weaker = {
-        "defense.enabled": not defense.enabled,
-        "defense.ratio": defense.ratio is not None and defense.ratio < config.masking.ratio,
-        "defense.ranker": defense.ranker == "random" and config.masking.ranker != "random",
-    }
-    for param, is_weaker in weaker.items():
-        if is_weaker:
-            raise ScopeMissing(
-                "This key may not switch the defence off or make it weaker than the server's: "
-                "it lacks the scope infer:undefended.",
-                param=param,
-            )
+    if not request.defense.enabled:
+        raise ScopeMissing(
+            "This key may not switch the defence off: it lacks the scope infer:undefended.",
+            param="defense.enabled",
+        )
+    for name in _DEFENSE:
+        given, own = getattr(request.defense, name), getattr(config.masking, name)
+        if given is None or given == own or name == "seed":
+            continue
+        if (name == "ratio" and given > own) or (name == "threshold" and given < own):
+            continue
+        raise ScopeMissing(
+            f"This key may not ask for this {name}: the server's is {own}, and the key lacks the "
+            "scope infer:undefended. It may raise the ratio, lower the threshold and choose the "
+            "seed; leave the rest out.",
+            param=f"defense.{name}",
+        )
 
 
 def generation_of(request: ChatRequest, default: GenerationConfig) -> GenerationConfig:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import httpx
@@ -11,12 +13,20 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
+from purifier import MaskingConfig
+from server.answering import check_scope
 from server.app import ROUTERS, check_closed, create_app
 from server.config import ServerConfig
 from server.engine import Engine
+from server.errors import ScopeMissing
 from server.gate import PUBLIC
 from server.routes.access import Require
+from server.schemas import ChatMessage, ChatRequest, DefenseRequest, TextPart
+from server.security.keys import SCOPES, Principal
 from tests.support.service import Body, Service
+
+DEFAULT = MaskingConfig()
+EVERYTHING = Principal("key-1", "operator", frozenset(SCOPES))
 
 
 def routes() -> Iterator[tuple[str, APIRoute]]:
@@ -88,9 +98,18 @@ def test_an_open_route_is_refused_at_the_start() -> None:
         ({"ratio": 0.0}, "defense.ratio"),
         ({"ratio": 0.01}, "defense.ratio"),
         ({"ranker": "random"}, "defense.ranker"),
+        ({"ranker": "leave-one-out", "threshold": 0.0}, "defense.ranker"),
+        ({"level": "token"}, "defense.level"),
+        ({"threshold": DEFAULT.threshold + 1}, "defense.threshold"),
+        ({"threshold": 1000.0}, "defense.threshold"),
+        ({"probes": DEFAULT.probes + 1}, "defense.probes"),
+        ({"top_k": DEFAULT.top_k + 1}, "defense.top_k"),
+        ({"temperature": 2.0}, "defense.temperature"),
+        ({"pooling": 9}, "defense.pooling"),
+        ({"ratio": 0.9, "pooling": 9}, "defense.pooling"),
     ],
 )
-def test_weakening_the_defence_needs_a_scope(
+def test_another_defence_needs_a_scope(
     service: Service, ask: Callable[..., Body], defense: Body, param: str
 ) -> None:
     before = service.status()["admitted"]
@@ -101,9 +120,42 @@ def test_weakening_the_defence_needs_a_scope(
     assert service.status()["admitted"] == before
 
 
+def test_settings_that_may_differ_without_a_scope_are_few() -> None:
+    nobody = Principal("key-0", "nobody", frozenset({"infer"}))
+    config = ServerConfig(masking=replace(DEFAULT, ratio=0.5, ranker="occlusion", threshold=5.0))
+    free = {"ratio": (0.75, 0.25), "threshold": (2.5, 7.5), "seed": (17, None)}
+    for name, (allowed, refused) in free.items():
+        check_scope(asking(**{name: allowed}), nobody, config)
+        if refused is not None:
+            with pytest.raises(ScopeMissing) as caught:
+                check_scope(asking(**{name: refused}), nobody, config)
+            assert caught.value.param == f"defense.{name}"
+    settings = asdict(config.masking)
+    check_scope(asking(**settings), nobody, config)
+    check_scope(asking(return_saliency=True), nobody, config)
+    check_scope(asking(ratio=math.nan, enabled=False), EVERYTHING, config)
+    with pytest.raises(ScopeMissing):
+        check_scope(asking(ratio=math.nan), nobody, config)
+    other = {"level": "token", "ranker": "fisher", "probes": 7, "top_k": 6, "temperature": 2.0}
+    other |= {"pooling": 9}
+    assert set(other) | set(free) == set(settings)
+    for name, value in other.items():
+        with pytest.raises(ScopeMissing) as caught:
+            check_scope(asking(**{name: value}), nobody, config)
+        assert caught.value.param == f"defense.{name}"
+        check_scope(asking(**{name: value}), EVERYTHING, config)
+
+
+def asking(**defense: Any) -> ChatRequest:
+    turn = ChatMessage(role="user", content=[TextPart(text="What?")])
+    return ChatRequest(messages=[turn], defense=DefenseRequest(**defense))
+
+
 def test_strengthening_the_defence_needs_none(service: Service, ask: Callable[..., Body]) -> None:
     with service.client("infer") as client:
-        sent = ask(max_tokens=4, defense={"enabled": True, "ratio": 0.5, "seed": 3})
+        sent = ask(
+            max_tokens=4, defense={"enabled": True, "ratio": 0.5, "threshold": 0.0, "seed": 3}
+        )
         answered = client.post("/v1/chat/completions", json=sent).raise_for_status().json()
     assert answered["defense"]["applied"] is True
     assert answered["defense"]["ratio"] == 0.5
