@@ -135,6 +135,29 @@ def masking_of(request: ChatRequest, default: MaskingConfig) -> MaskingConfig | 
     return masking if request.defense.enabled else None
 
 
+def check_cost(
+    generation: GenerationConfig, masking: MaskingConfig | None, config: ServerConfig
+) -> None:
+    """Checks that the saliency takes no more time and memory than the server gives a request.
+
+    Raises:
+        InvalidSetting: If it does.
+    """
+    if masking is None:
+        return
+    if masking.probes > config.max_probes:
+        raise InvalidSetting(
+            f"This server takes {config.max_probes} probes at most.", param="defense.probes"
+        )
+    values = generation.block * masking.top_k**2
+    if values > config.max_fisher_values:
+        raise InvalidSetting(
+            f"top_k squared times the {generation.block} tokens of a block is {values:,}; this "
+            f"server takes {config.max_fisher_values:,} at most. Lower top_k or block_length.",
+            param="defense.top_k",
+        )
+
+
 def check_turns(request: ChatRequest, config: ServerConfig) -> None:
     """Checks what the turns say, before anything is decoded.
 

@@ -48,6 +48,10 @@ class ServerConfig:
         max_text: Characters of all turns of a request; bounds the tokenizer's work.
         deadline: Seconds one generation may take.
         drain: Seconds that running requests are given at shutdown.
+        max_probes: Probes of the saliency that a request may ask for; bounds time.
+        max_fisher_values: Entries of the Fisher matrices that a request may ask for, which are
+            `top_k` x `top_k` at every position of the first block; bounds memory. They are held
+            several times over, 8 bytes each.
         media: Limits of images.
         generation: Denoising settings a request starts from.
         masking: The defence a request starts from.
@@ -62,6 +66,8 @@ class ServerConfig:
     max_text: int = 200_000
     deadline: float = 600.0
     drain: float = 30.0
+    max_probes: int = 64
+    max_fisher_values: int = 8_000_000
     media: MediaLimits = field(default_factory=MediaLimits)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)

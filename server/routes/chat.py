@@ -37,6 +37,7 @@ async def create(
     answering.check_scope(body, principal, config)
     generation = answering.generation_of(body, config.generation)
     masking = answering.masking_of(body, config.masking)
+    answering.check_cost(generation, masking, config)
     answering.check_turns(body, config)
     with engine.reserve() as place:
         job = await anyio.to_thread.run_sync(

@@ -127,12 +127,17 @@ def test_limits_are_those_of_the_server() -> None:
         limits.image_pixels,
         limits.request_pixels,
         limits.max_side,
+        config.max_fisher_values,
     ):
         assert f"{number:,}" in API
     assert f"sides of {limits.min_side} to" in API
     assert f"at most {limits.max_aspect:g} times" in API
     assert f"{limits.images} images" in API
     assert f"{config.max_body:,}" in SECURITY
+    assert f"| 1 to {config.max_probes}, for" in API
+    assert f"at most {config.max_probes} probes" in SECURITY
+    assert f"{config.max_fisher_values:,}" in SECURITY
+    assert f"{config.max_fisher_values:,}" in DEPLOYMENT
     assert f"{config.deadline:g} s for one generation, {config.drain:g} s of" in DEPLOYMENT
     assert f"longer than {config.deadline:g} s" in API
 

@@ -155,6 +155,11 @@ BAD_SETTINGS = {
     ),
     "top_k-one": ({"defense": {"top_k": 1}}, "defense.top_k"),
     "softening-zero": ({"defense": {"temperature": 0}}, "defense.temperature"),
+    "more-probes-than-the-server-takes": ({"defense": {"probes": 65}}, "defense.probes"),
+    "saliency-of-gigabytes": (
+        {"max_tokens": 1024, "defense": {"top_k": 1000}},
+        "defense.top_k",
+    ),
     "bad-although-off": ({"defense": {"enabled": False, "ratio": 2.0}}, "defense.ratio"),
 }
 
@@ -164,6 +169,19 @@ def test_bad_settings(service: Service, ask: Callable[..., Body], fields: Body, 
     response = refused(service, lambda client: client.post(CHAT, json=ask(**fields)))
     assert response.status_code == 422
     assert response.json()["error"]["param"] == param
+
+
+def test_smaller_blocks_make_room_for_a_larger_top_k(
+    service: Service, ask: Callable[..., Body]
+) -> None:
+    defense = {"ranker": "fisher", "top_k": 500}
+    large = ask(gen_length=64, defense=defense)
+    response = refused(service, lambda client: client.post(CHAT, json=large))
+    assert "8,000,000" in response.json()["error"]["message"]
+    assert "Lower top_k or block_length" in response.json()["error"]["message"]
+    with service.client() as client:
+        small = ask(gen_length=64, block_length=32, steps=2, defense=defense)
+        assert client.post(CHAT, json=small).status_code == 200
 
 
 def test_not_a_number_is_out_of_range(service: Service, ask: Callable[..., Body]) -> None:
