@@ -56,6 +56,12 @@ def _serve_parser() -> argparse.ArgumentParser:
         "--insecure-no-auth", action="store_true", help="no keys; loopback addresses only"
     )
     parser.add_argument("--queue-size", type=int, default=default.queue_size)
+    parser.add_argument(
+        "--deadline", type=float, default=default.deadline, help="seconds of one generation"
+    )
+    parser.add_argument(
+        "--drain", type=float, default=default.drain, help="seconds to answer what is inside"
+    )
     return parser
 
 
@@ -64,6 +70,8 @@ def _serve(args: argparse.Namespace) -> int:
         host=args.host,
         port=args.port,
         queue_size=args.queue_size,
+        deadline=args.deadline,
+        drain=args.drain,
         insecure_no_auth=args.insecure_no_auth,
     )
     if args.target and not args.demo:

@@ -10,6 +10,7 @@ from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
 
 MEGABYTE = 1_000_000
+_LONGEST = 86_400
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class ServerConfig:
             raise StartError("port must be between 0 and 65535.")
         if self.queue_size < 1:
             raise StartError("queue size must be at least 1.")
+        if not 0 < self.deadline <= _LONGEST:
+            raise StartError(f"deadline must be above 0 and at most {_LONGEST} seconds.")
+        if not 0 <= self.drain <= _LONGEST:
+            raise StartError(f"drain must be between 0 and {_LONGEST} seconds.")
         if self.insecure_no_auth and not is_loopback(self.host):
             raise StartError(
                 "A server without keys may only listen on a loopback address: "

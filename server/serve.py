@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from server.security.keys import (
 )
 
 _log = logging.getLogger("disp.server")
+
+_LAST_ANSWERS_SECONDS = 5
+"""What is left to send answers after the engine has closed."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def load(source: ModelSource) -> Serving:
 def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None) -> int:
     """Serves until a signal comes, then answers what is running.
 
-    Prints `listening on http://host:port` when the first answer has succeeded.
+    A second signal does not wait for that. Prints `listening on http://host:port` when the
+    first answer has succeeded.
 
     Returns:
         Exit status: 0 after a signal, 1 if the model could not be loaded.
@@ -126,23 +131,43 @@ def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None) 
     )
     listener = _bind(config)
     app = create_app(engine, config, keys)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             lifespan="off",
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(config.drain),
-        )
+            timeout_graceful_shutdown=ceil(config.drain) + _LAST_ANSWERS_SECONDS,
+        ),
+        engine,
+        config.drain,
     )
     # The server hands the signal on once it has shut down; the process then ends by itself.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     with listener:
-        status = asyncio.run(_run(server, engine, listener))
-    engine.close(config.drain)
-    return status
+        return asyncio.run(_run(server, engine, listener))
+
+
+class _Server(uvicorn.Server):
+    """Closes the engine while connections are still open.
+
+    So every request inside is answered: by the model, or at the end of the drain by the error
+    that says so.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        closing = asyncio.create_task(asyncio.to_thread(self._engine.close, self._drain))
+        await super().shutdown(sockets)
+        if self.force_exit:
+            self._engine.abandon()
+        await closing
 
 
 async def _run(server: uvicorn.Server, engine: Engine, listener: socket.socket) -> int:

@@ -131,13 +131,13 @@ class Engine:
         ticket.cancelled.set()
         if self._queue.discard(ticket):
             self._count("cancelled")
-            ticket.future.set_exception(ClientDisconnected())
+            ticket.fail(ClientDisconnected())
 
     def close(self, timeout: float | None = None) -> bool:
         """Takes no more jobs, answers those inside, and ends the thread.
 
         Args:
-            timeout: Seconds after which what is left is stopped at its next step.
+            timeout: Seconds after which what is left ends in `Draining`.
 
         Returns:
             Whether every job inside was answered.
@@ -148,10 +148,17 @@ class Engine:
         if self._serving is not None:
             self._thread.join(timeout)
         answered = not self._thread.is_alive()
-        self._abandoned.set()
+        self.abandon()
         if self._serving is not None:
             self._thread.join(_LAST_STEP_SECONDS)
         return answered
+
+    def abandon(self) -> None:
+        """Ends every job inside now; the model stops before its next pass."""
+        self._queue.close()
+        self._abandoned.set()
+        for ticket in self._queue.inside():
+            ticket.fail(Draining(retry_after=1))
 
     def _count(self, what: Literal["admitted", "completed", "failed", "cancelled"]) -> None:
         with self._counting:
@@ -225,12 +232,12 @@ class Engine:
         else:
             self._count("completed")
             self._queue.done(ticket, completed=True)
-            ticket.future.set_result(result)
+            ticket.succeed(result)
 
     def _end(self, ticket: Ticket, error: ServerError) -> None:
         self._count("cancelled" if isinstance(error, ClientDisconnected) else "failed")
         self._queue.done(ticket, completed=False)
-        ticket.future.set_exception(error)
+        ticket.fail(error)
 
     def _judge(self, error: Exception, job: Job) -> ServerError:
         """What the client is told; what it is not told goes into the log."""

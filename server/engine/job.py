@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from purifier.answer import Answer
@@ -77,6 +78,16 @@ class Ticket:
     def __post_init__(self) -> None:
         # A running future cannot be cancelled from outside: only the engine ends it.
         self.future.set_running_or_notify_cancel()
+
+    def succeed(self, answer: Answer) -> None:
+        """Ends in an answer, unless it has ended already."""
+        with suppress(InvalidStateError):
+            self.future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        """Ends in an error, unless it has ended already."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
 
     @property
     def queue_seconds(self) -> float:

@@ -145,6 +145,11 @@ class AdmissionQueue:
                 return False
             return True
 
+    def inside(self) -> list[Ticket]:
+        """The running ticket and the waiting ones."""
+        with self._changed:
+            return [*([self._running] if self._running else []), *self._waiting]
+
     def close(self) -> None:
         """Takes no more tickets; those inside are still served."""
         with self._changed:

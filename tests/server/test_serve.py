@@ -25,6 +25,9 @@ from tests.support.service import Body, start_server, stop_server
         (["--keys-file", "MISSING"], "cannot be read"),
         (["--key-file", "SECRET", "--port", "70000"], "between 0 and 65535"),
         (["--key-file", "SECRET", "--queue-size", "0"], "at least 1"),
+        (["--key-file", "SECRET", "--deadline", "0"], "deadline must be"),
+        (["--key-file", "SECRET", "--deadline", "nan"], "deadline must be"),
+        (["--key-file", "SECRET", "--drain", "-1"], "drain must be"),
         (["--key-file", "SECRET", "--target", "refusal"], "--demo"),
         (["--key-file", "SECRET", "--host", "203.0.113.1"], "Cannot listen"),
     ],
@@ -88,5 +91,54 @@ def test_running_request_is_answered_when_the_server_is_stopped(
 
     try:
         asyncio.run(scenario())
+    finally:
+        assert stop_server(process) == 0
+
+
+def test_requests_cut_off_at_the_end_of_the_drain_are_told_so(
+    tiny_checkpoint: Path, tmp_path: Path, ask: Callable[..., Body]
+) -> None:
+    file = tmp_path / "keys.json"
+    secret, _ = create_key(file, "mine", ["infer", "models:admin", "infer:undefended"])
+    arguments = ["--model", str(tiny_checkpoint), "--keys-file", str(file), "--drain", "0"]
+    process, url = start_server(arguments)
+
+    async def scenario() -> None:
+        headers = {"authorization": f"Bearer {secret}"}
+        async with httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=60, trust_env=False
+        ) as client:
+            body = ask(gen_length=1800, defense={"enabled": False})
+            asked = [
+                asyncio.create_task(client.post("/v1/chat/completions", json=body))
+                for _ in range(2)
+            ]
+            status = {"running": 0, "waiting": 0}
+            while (status["running"], status["waiting"]) != (1, 1):
+                status = (await client.get("/v1/status")).json()
+            process.terminate()
+            for response in await asyncio.gather(*asked):
+                assert (response.status_code, response.json()["error"]["code"]) == (503, "draining")
+                assert int(response.headers["retry-after"]) >= 1
+                assert response.headers["x-request-id"]
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        assert stop_server(process) == 0
+
+
+def test_deadline_of_the_command_line_holds(
+    tiny_checkpoint: Path, ask: Callable[..., Body]
+) -> None:
+    arguments = ["--model", str(tiny_checkpoint), "--insecure-no-auth", "--deadline", "0.001"]
+    process, url = start_server(arguments)
+    try:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            response = client.post("/v1/chat/completions", json=ask(gen_length=1800))
+        assert (response.status_code, response.json()["error"]["code"]) == (
+            504,
+            "deadline_exceeded",
+        )
     finally:
         assert stop_server(process) == 0
