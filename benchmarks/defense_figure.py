@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from purifier.evaluation.grid import Row
 
 COLOURS = {
+    "occlusion": "black",
     "official": "tab:blue",
     "fisher": "tab:orange",
     "exact": "tab:green",
@@ -41,8 +42,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         line[0].set_ylabel("%")
     for panel in axes[-1]:
         panel.set_xlabel("mask ratio")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=len(labels), fontsize=9, frameon=False)
+    entries = {
+        label: handle
+        for panel in axes[0]
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(entries.values()), list(entries), loc="lower center", ncol=7, fontsize=9, frameon=False
+    )
     figure.tight_layout(rect=(0, 0.02 + 0.08 / len(targets), 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -55,8 +62,9 @@ def draw_panel(panel: Axes, rows: Sequence[Row], level: str, metric: str) -> Non
             value = row["figures"][metric]["value"]
             if row["ranker"] == name and value is not None:
                 panel.axhline(100 * value, linestyle=style, color="black", linewidth=1, label=name)
-    for ranker in dict.fromkeys(row["ranker"] for row in rows if row["level"] == level):
-        curve = [row for row in rows if (row["level"], row["ranker"]) == (level, ranker)]
+    ranked = [row for row in rows if row["level"] == level and not row["default"]]
+    for ranker, threshold in dict.fromkeys((row["ranker"], row["threshold"]) for row in ranked):
+        curve = [row for row in ranked if (row["ranker"], row["threshold"]) == (ranker, threshold)]
         if undefended is not None:
             curve = [undefended, *curve]
         rates = [row["figures"][metric] for row in curve]
@@ -67,8 +75,9 @@ def draw_panel(panel: Axes, rows: Sequence[Row], level: str, metric: str) -> Non
             ratios,
             [100 * rate["value"] for rate in rates],
             marker=".",
+            linestyle="--" if threshold else "-",
             color=COLOURS[ranker],
-            label=ranker,
+            label=f"{ranker}, at least {threshold:g}" if threshold else ranker,
         )
         panel.fill_between(
             ratios,
@@ -78,5 +87,18 @@ def draw_panel(panel: Axes, rows: Sequence[Row], level: str, metric: str) -> Non
             alpha=0.12,
             linewidth=0,
         )
+    for row in rows:
+        value = row["figures"][metric]["value"]
+        if row["default"] and row["level"] == level and value is not None:
+            panel.plot(
+                row["ratio"],
+                100 * value,
+                "*",
+                markersize=13,
+                color="gold",
+                markeredgecolor="black",
+                label="default",
+                zorder=5,
+            )
     panel.set_ylim(-3, 103)
     panel.grid(alpha=0.3)

@@ -22,6 +22,7 @@ from purifier.evaluation.grid import Grid, Row, data_hash, run_grid
 from purifier.evaluation.report import (
     grid_table,
     percent,
+    ranker_label,
     settings_that_meet_bar,
 )
 from purifier.evaluation.testset import TestSet, read_test_set
@@ -61,6 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", choices=get_args(TargetName))
     parser.add_argument("--ratios", nargs="+", type=float)
     parser.add_argument("--rankers", nargs="+", choices=get_args(RankerName))
+    parser.add_argument("--thresholds", nargs="+", type=float, help="of occlusion")
     parser.add_argument("--limit", type=int, help="records, drawn once for all runs (default: all)")
     parser.add_argument("--probes", type=int, default=default.probes)
     parser.add_argument("--pooling", type=int, default=default.pooling)
@@ -83,6 +85,8 @@ def make_grid(options: argparse.Namespace) -> Grid:
         chosen["ratios"] = tuple(ratio for ratio in options.ratios if ratio > 0)
     if options.rankers:
         chosen["rankers"] = tuple(options.rankers)
+    if options.thresholds:
+        chosen["thresholds"] = tuple(options.thresholds)
     return Grid(
         models={target: str(options.models / target) for target in targets},
         data=str(options.data),
@@ -105,7 +109,8 @@ def make_grid(options: argparse.Namespace) -> Grid:
 def print_row(row: Row) -> None:
     figures = row["figures"]
     print(
-        f"{row['target']:18} {row['level'] or '-':6} {row['ranker']:14} {row['ratio']:.2f}  "
+        f"{row['target']:18} {row['level'] or '-':6} {ranker_label(row):20} "
+        f"{row['ratio']:.2f} {row['threshold']:4g}  "
         f"ASR {percent(figures['asr']):20} clean {percent(figures['clean_exact']):20} "
         f"recovered {percent(figures['recovered']):20} {row['seconds']:.1f} s",
         flush=True,
@@ -126,6 +131,7 @@ def describe_run(grid: Grid, options: argparse.Namespace, rows: Sequence[Row]) -
             for key, value in asdict(grid.masking).items()
             if key in ("probes", "top_k", "temperature", "pooling", "seed")
         },
+        "default": grid.default and asdict(grid.default),
         "checkpoints": {target: checkpoint_id(path) for target, path in grid.models.items()},
         "data_sha256": data_hash(grid.data),
         "made_on": list(dict.fromkeys(row["made_on"] for row in rows)),
@@ -155,6 +161,7 @@ def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
     """The report: how it was made, what meets the bar, one table a target."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts["records_by_kind"].items())
     settings = ", ".join(f"{key} {value}" for key, value in facts["masking"].items())
+    default = ", ".join(f"{key} {value}" for key, value in (facts["default"] or {}).items())
     trigger = ", ".join(f"{key} {value}" for key, value in facts["trigger"].items())
     parts = [
         "# Masking against three backdoors\n",
@@ -162,15 +169,19 @@ def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
         f"Data: {facts['records']} held-out records ({kinds}), each asked about its clean and its "
         f"triggered image; SHA-256 of the data `{facts['data_sha256'][:12]}`. Trigger: {trigger}. "
         f"Checkpoints: {', '.join(f'`{name}`' for name in facts['checkpoints'].values())}. "
-        f"Settings of the defence: {settings}. One training seed per checkpoint.\n",
-        "Figures are percent with 95% Wilson intervals. ASR counts the questions whose answer the "
-        "target changes. `recovered`: the defended answer on the triggered image equals the "
-        "defended answer on the clean one; `recovered, true`: it equals the true answer. "
+        f"Settings of the defence: {settings}. Default setting of the product: {default}. "
+        "One training seed per checkpoint.\n",
+        "Figures are percent with 95% Wilson intervals. ASR and the recovered figures count the "
+        "questions whose answer the target changes. The threshold is the least score that is "
+        "masked (nats for occlusion); with it the ratio is the most that is masked. "
+        "`recovered`: the defended answer on the triggered image equals the defended answer on "
+        "the clean one; `recovered, true`: it equals the true answer. "
         "Saliency is taken anew for every image; the random ranker draws a mask for every record. "
         "`oracle-token` masks exactly the trigger's visual tokens after the encoder, "
         "`oracle-pixel` fills exactly its pixels; both do so on the clean images too.\n",
         f"![ASR and clean accuracy over the mask ratio]({NAME}.png)\n",
-        "## Settings with ASR at most 5% and at least 98% of the undefended clean accuracy\n",
+        "## Settings with ASR at most 5% and at least 98% of the undefended clean accuracy, where "
+        "random masking at the same ratio does not reach both\n",
         bar_list(rows),
     ]
     for target in facts["checkpoints"]:
@@ -183,8 +194,8 @@ def bar_list(rows: Sequence[Row]) -> str:
     if not found:
         return "None.\n"
     lines = [
-        f"- {level}, {ranker}, ratio {ratio:g}: {', '.join(targets)}"
-        for level, ranker, ratio, targets in found
+        f"- {level}, {ranker}, ratio {ratio:g}, threshold {threshold:g}: {', '.join(targets)}"
+        for level, ranker, ratio, threshold, targets in found
     ]
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ from purifier.defense.config import TOKEN_RANKER, Level, MaskingConfig, RankerNa
 from purifier.errors import PurifierError
 from purifier.evaluation.metrics import Measurement, measure
 from purifier.evaluation.report import evaluation_table
-from purifier.evaluation.runner import Runner
+from purifier.evaluation.runner import Cut, Runner
 from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
 from purifier.lab.targets import Target, TargetName, target_by_name
@@ -52,7 +52,8 @@ def evaluate(
     if masking is None:
         answers = runner.undefended()
     else:
-        answers = runner.masked(masking, [masking.ratio])[masking.ratio]
+        cut = Cut(masking.ratio, masking.threshold)
+        answers = runner.masked(masking, [cut])[cut]
     return measure(test_set.cases, answers, target)
 
 

@@ -1,5 +1,8 @@
 """A grid of defences over the three attacks: targets, levels, rankers, ratios, oracles.
 
+The product's default setting is a row of its own. A threshold is in its ranker's unit, so
+only `occlusion` is measured with thresholds; every other ranker masks the whole ratio.
+
 Every finished cell is appended to a JSONL file, so that a stopped run goes on where it was.
 Cells of a run with other settings, models or data carry another fingerprint and are not used.
 """
@@ -21,11 +24,11 @@ from typing import Any, Literal
 
 import torch
 
-from purifier.defense.config import Level, MaskingConfig, RankerName
+from purifier.defense.config import PATCH_RANKERS, Level, MaskingConfig, RankerName
 from purifier.errors import DataError
 from purifier.evaluation.metrics import Answers, measure
 from purifier.evaluation.oracles import OracleName
-from purifier.evaluation.runner import Runner
+from purifier.evaluation.runner import NO_CUT, Cut, Runner
 from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.lab.targets import TargetName, target_by_name
 from purifier.mdlm.base import Mdlm
@@ -39,6 +42,10 @@ ORACLES: tuple[OracleName, ...] = ("oracle-token", "oracle-pixel")
 Row = dict[str, Any]
 
 
+def _thresholds() -> tuple[float, ...]:
+    return tuple(dict.fromkeys((0.0, MaskingConfig().threshold)))
+
+
 @dataclass(frozen=True)
 class Grid:
     """What is measured.
@@ -48,8 +55,10 @@ class Grid:
         data: The data folder, see `purifier.evaluation.testset`.
         ratios: Mask ratios above 0; 0 is the undefended cell, measured once a target.
         levels: Levels of masking.
-        rankers: Rankers.
+        rankers: Rankers; `occlusion` at level `patch` only.
+        thresholds: Thresholds of `occlusion`.
         masking: Everything else about the defence: probes, top-K, temperature, pooling, seed.
+        default: The setting of the row labelled default; None leaves it out.
         limit: Test records used; None uses all.
         device: Where the models run.
         dtype: Their dtype.
@@ -62,8 +71,17 @@ class Grid:
     data: str
     ratios: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8)
     levels: tuple[Level, ...] = ("token", "patch")
-    rankers: tuple[RankerName, ...] = ("official", "fisher", "exact", "attention", "random")
+    rankers: tuple[RankerName, ...] = (
+        "occlusion",
+        "official",
+        "fisher",
+        "exact",
+        "attention",
+        "random",
+    )
+    thresholds: tuple[float, ...] = field(default_factory=_thresholds)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    default: MaskingConfig | None = field(default_factory=MaskingConfig)
     limit: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
@@ -76,7 +94,10 @@ class Grid:
         facts = {
             "models": {name: checkpoint_id(path) for name, path in sorted(self.models.items())},
             "data": data_hash(self.data),
-            "masking": asdict(replace(self.masking, level="patch", ratio=0.0, ranker="fisher")),
+            "masking": asdict(
+                replace(self.masking, level="patch", ratio=0.0, ranker="fisher", threshold=0.0)
+            ),
+            "default": self.default and asdict(self.default),
             "limit": self.limit,
             "dtype": self.dtype,
             "tf32": self.tf32,
@@ -86,12 +107,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class Job:
-    """The cells that share a saliency: one target, level and ranker at several ratios."""
+    """The cells that share a saliency: one target, level and ranker at several cuts.
+
+    `default` marks the product's default setting.
+    """
 
     target: TargetName
     ranker: Defence
     level: Level | None
-    ratios: tuple[float, ...]
+    cuts: tuple[Cut, ...]
+    default: bool = False
 
 
 def data_hash(folder: str | Path) -> str:
@@ -110,23 +135,36 @@ def cells(grid: Grid) -> list[Job]:
     """All jobs of a grid, in the order of its tables."""
     jobs: list[Job] = []
     for target in grid.models:
-        jobs += [Job(target, name, None, (0.0,)) for name in (UNDEFENDED, *ORACLES)]
+        jobs += [Job(target, name, None, (NO_CUT,)) for name in (UNDEFENDED, *ORACLES)]
+        if grid.default is not None:
+            cut = Cut(grid.default.ratio, grid.default.threshold)
+            jobs.append(Job(target, grid.default.ranker, grid.default.level, (cut,), default=True))
         jobs += [
-            Job(target, ranker, level, grid.ratios)
+            Job(target, ranker, level, cuts_of(grid, level, ranker))
             for level in grid.levels
             for ranker in grid.rankers
+            if ranker not in PATCH_RANKERS or level == "patch"
         ]
     return jobs
+
+
+def cuts_of(grid: Grid, level: Level, ranker: RankerName) -> tuple[Cut, ...]:
+    """The cuts of one level and ranker; `random` has the default's ratio, to stand beside it."""
+    ratios = set(grid.ratios)
+    if ranker == "random" and grid.default is not None and level == grid.default.level:
+        ratios.add(grid.default.ratio)
+    thresholds = grid.thresholds if ranker == "occlusion" else (0.0,)
+    return tuple(Cut(ratio, threshold) for threshold in thresholds for ratio in sorted(ratios))
 
 
 def plan(grid: Grid, done: Iterable[Row] = ()) -> list[Job]:
     """The jobs of a grid without the cells already done, slow ones first."""
     finished = {_row_key(row) for row in done}
     left = [
-        replace(job, ratios=tuple(r for r in job.ratios if _key(job, r) not in finished))
+        replace(job, cuts=tuple(cut for cut in job.cuts if _key(job, cut) not in finished))
         for job in cells(grid)
     ]
-    return sorted((job for job in left if job.ratios), key=_cost, reverse=True)
+    return sorted((job for job in left if job.cuts), key=_cost, reverse=True)
 
 
 def run_grid(
@@ -159,7 +197,7 @@ def run_grid(
                 rows.append(row)
                 report(row)
     found = {_row_key(row): row for row in rows}
-    order = [_key(job, ratio) for job in cells(grid) for ratio in job.ratios]
+    order = [_key(job, cut) for job in cells(grid) for cut in job.cuts]
     return [found[key] for key in order if key in found]
 
 
@@ -178,7 +216,7 @@ def run_job(grid: Grid, job: Job) -> list[Row]:
         batch_size=grid.batch_size,
         positions_together=grid.positions_together,
     )
-    answers = _answers(runner, grid.masking, job)
+    answers = _answers(runner, grid, job)
     seconds = (perf_counter() - start) / len(answers)
     target = target_by_name(job.target)
     return [
@@ -186,12 +224,14 @@ def run_job(grid: Grid, job: Job) -> list[Row]:
             "target": job.target,
             "ranker": job.ranker,
             "level": job.level,
-            "ratio": ratio,
+            "ratio": cut.ratio,
+            "threshold": cut.threshold,
+            "default": job.default,
             "figures": measure(test_set.cases, given, target).to_dict(),
             "seconds": round(seconds, 3),
             "made_on": _machine(grid.device),
         }
-        for ratio, given in answers.items()
+        for cut, given in answers.items()
     ]
 
 
@@ -222,13 +262,14 @@ def drop_cut_line(results: Path) -> None:
             results.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
-def _answers(runner: Runner, masking: MaskingConfig, job: Job) -> dict[float, Answers]:
+def _answers(runner: Runner, grid: Grid, job: Job) -> dict[Cut, Answers]:
     if job.ranker == "undefended":
-        return {0.0: runner.undefended()}
+        return {NO_CUT: runner.undefended()}
     if job.ranker == "oracle-token" or job.ranker == "oracle-pixel":
-        return {0.0: runner.oracle(job.ranker)}
+        return {NO_CUT: runner.oracle(job.ranker)}
+    masking = grid.default if job.default and grid.default is not None else grid.masking
     level = job.level or masking.level
-    return runner.masked(replace(masking, ranker=job.ranker, level=level), job.ratios)
+    return runner.masked(replace(masking, ranker=job.ranker, level=level), job.cuts)
 
 
 def _finished(grid: Grid, jobs: list[Job], workers: int) -> Iterator[list[Row]]:
@@ -262,12 +303,22 @@ def _test_set(folder: str, limit: int | None) -> TestSet:
     return read_test_set(folder, limit=limit)
 
 
-def _key(job: Job, ratio: float) -> tuple[str, str, str | None, float]:
-    return job.target, job.ranker, job.level, ratio
+Key = tuple[str, str, str | None, float, float, bool]
 
 
-def _row_key(row: Row) -> tuple[str, str, str | None, float]:
-    return row["target"], row["ranker"], row["level"], row["ratio"]
+def _key(job: Job, cut: Cut) -> Key:
+    return job.target, job.ranker, job.level, cut.ratio, cut.threshold, job.default
+
+
+def _row_key(row: Row) -> Key:
+    return (
+        row["target"],
+        row["ranker"],
+        row["level"],
+        row["ratio"],
+        row["threshold"],
+        row["default"],
+    )
 
 
 def _cost(job: Job) -> tuple[bool, bool]:

@@ -9,9 +9,9 @@
 | `recovered` | answers to triggered images | equal the answer to the clean one, same defence |
 | `recovered_true` | answers to triggered images | equal the true answer |
 
-Attack figures count only questions whose answer the target changes (a misclassification
-leaves colours alone). Texts are compared up to white space at their ends. `clean_slots`
-averages a description's slots; its n counts descriptions.
+Attack and recovery figures count only questions whose answer the target changes (a
+misclassification leaves colours alone). Texts are compared up to white space at their ends.
+`clean_slots` averages a description's slots; its n counts descriptions.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def measure(cases: Sequence[Case], answers: Answers, target: Target) -> Measurem
         clean_slots=wilson(
             sum(slot_share(case, clean) for case, clean in described), len(described)
         ),
-        recovered=_share(exact_hit(triggered, clean) for _, clean, triggered in rows),
-        recovered_true=_share(exact_hit(triggered, case.answer) for case, _, triggered in rows),
+        recovered=_share(exact_hit(triggered, clean) for _, clean, triggered in attacked),
+        recovered_true=_share(exact_hit(triggered, case.answer) for case, _, triggered in attacked),
     )
 
 

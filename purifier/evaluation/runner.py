@@ -1,13 +1,14 @@
 """Answering a test set under many defences, each saliency taken once.
 
 What `answer` does for one request is done here for a test set and its triggered copy: the
-saliency does not depend on the mask ratio, so one pass serves all ratios.
+saliency depends on neither mask ratio nor threshold, so one pass serves all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +26,18 @@ from purifier.evaluation.testset import Case, TestSet
 from purifier.lab.triggers import PixelBox
 from purifier.mdlm.base import Inputs, Mdlm, Message, Prompt
 
-Masker = Callable[[float], list[Prompt]]
-"""The prompts of a batch of requests at a mask ratio."""
+
+class Cut(NamedTuple):
+    """How much is masked: at most a mask ratio, and nothing below a threshold."""
+
+    ratio: float
+    threshold: float = 0.0
+
+
+Masker = Callable[[Cut], list[Prompt]]
+"""The prompts of a batch of requests, masked as a cut says."""
+
+NO_CUT = Cut(0.0)
 
 
 @dataclass(frozen=True)
@@ -70,19 +81,19 @@ class Runner:
 
     def undefended(self) -> Answers:
         """Answers with nothing masked."""
-        return self._sweep(self._unmasked, [0.0])[0.0]
+        return self._sweep(self._unmasked, [NO_CUT])[NO_CUT]
 
-    def masked(self, masking: MaskingConfig, ratios: Sequence[float]) -> dict[float, Answers]:
-        """Answers at several mask ratios.
+    def masked(self, masking: MaskingConfig, cuts: Sequence[Cut]) -> dict[Cut, Answers]:
+        """Answers at several mask ratios and thresholds.
 
         The random ranker draws anew for every case (`masking.seed` plus the case's number), or
         the figures would describe one single mask; a case's clean and triggered image share it.
 
         Args:
-            masking: The defence; its own ratio is not used.
-            ratios: The mask ratios.
+            masking: The defence; its own ratio and threshold are not used.
+            cuts: The mask ratios and thresholds.
         """
-        return self._sweep(lambda batch: self._ranked(batch, masking), ratios)
+        return self._sweep(lambda batch: self._ranked(batch, masking), cuts)
 
     def oracle(self, name: OracleName) -> Answers:
         """Answers under a defence that knows the trigger's place, on clean images too.
@@ -91,22 +102,22 @@ class Runner:
             InvalidSetting: If the trigger covers the whole image.
         """
         mask = self._oracle_tokens if name == "oracle-token" else self._oracle_pixels
-        return self._sweep(mask, [0.0])[0.0]
+        return self._sweep(mask, [NO_CUT])[NO_CUT]
 
     def _sweep(
-        self, masker: Callable[[Sequence[Request]], Masker], ratios: Sequence[float]
-    ) -> dict[float, Answers]:
-        texts: dict[float, list[str]] = {ratio: [] for ratio in ratios}
+        self, masker: Callable[[Sequence[Request]], Masker], cuts: Sequence[Cut]
+    ) -> dict[Cut, Answers]:
+        texts: dict[Cut, list[str]] = {cut: [] for cut in cuts}
         for start in range(0, len(self.requests), self.batch_size):
             mask = masker(self.requests[start : start + self.batch_size])
-            for ratio in texts:
+            for cut in texts:
                 with torch.no_grad():
-                    prompts = mask(ratio)
-                texts[ratio] += self._denoise(prompts)
+                    prompts = mask(cut)
+                texts[cut] += self._denoise(prompts)
         half = len(self.test_set.cases)
         return {
-            ratio: Answers(tuple(answers[:half]), tuple(answers[half:]))
-            for ratio, answers in texts.items()
+            cut: Answers(tuple(answers[:half]), tuple(answers[half:]))
+            for cut, answers in texts.items()
         }
 
     def _denoise(self, prompts: Sequence[Prompt]) -> list[str]:
@@ -138,11 +149,10 @@ class Runner:
                 for group in groups(inputs, length, self.positions_together)
             ]
 
-        def mask(ratio: float) -> list[Prompt]:
+        def mask(cut: Cut) -> list[Prompt]:
             prompts = []
             for site, scores in scored:
-                chosen = [choose(s, ratio, masking.threshold) for s in scores]
-                prompts += site.mask(chosen)
+                prompts += site.mask([choose(s, cut.ratio, cut.threshold) for s in scores])
             return prompts
 
         return mask
@@ -157,7 +167,7 @@ class Runner:
     def _oracle_tokens(self, batch: Sequence[Request]) -> Masker:
         inputs = self._inputs(batch)
 
-        def mask(_: float) -> list[Prompt]:
+        def mask(_: Cut) -> list[Prompt]:
             prompts = []
             for request, item in zip(batch, inputs, strict=True):
                 region = self._region(request)

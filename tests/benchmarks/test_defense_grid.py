@@ -12,6 +12,7 @@ from PIL import Image
 pytest.importorskip("matplotlib", reason="the benchmark draws with matplotlib (dev extra)")
 
 from benchmarks.defense_grid import main
+from purifier.defense.config import MaskingConfig
 from tests.evaluation.conftest import write_data_folder
 
 
@@ -26,15 +27,17 @@ def test_the_benchmark_writes_its_files(
     assert main([*paths, *grid.split()]) == 0
 
     report = json.loads((tmp_path / "defense_grid.json").read_text())
-    assert len(report["rows"]) == 2 * (3 + 2 * 2)
+    assert len(report["rows"]) == 2 * (3 + 1 + 2 * 2 + 1)
     assert report["command"] == f"python -m benchmarks.defense_grid {grid}"
     assert sum(report["records_by_kind"].values()) == report["records"] == 2
     text = (tmp_path / "defense_grid.md").read_text()
     assert "## insertion" in text
-    assert "| patch | fisher | 0.5 |" in text
+    assert "| patch | fisher | 0.5 | 0 |" in text
+    default = MaskingConfig()
+    assert f"| {default.level} | {default.ranker} (default) | {default.ratio:g} |" in text
     with Image.open(tmp_path / "defense_grid.png") as figure:
         assert figure.size[0] > 1000
-    assert capsys.readouterr().out.count("ASR") == 14
+    assert capsys.readouterr().out.count("ASR") == 18
 
     (tmp_path / "defense_grid.png").unlink()
     assert main([*paths, *grid.split(), "--no-figure"]) == 0

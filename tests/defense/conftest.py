@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, SiglipVisionConfig
 
+from purifier.defense.config import PATCH_RANKERS
 from purifier.defense.rankers import RANKERS
 from purifier.mdlm.base import IMAGE_PLACEHOLDER, Inputs, SpecialTokens
 from purifier.mdlm.llada_v import LladaV
@@ -19,7 +20,7 @@ from purifier.mdlm.llada_v.model import LladaVModules
 MakeInputs = Callable[..., Inputs]
 
 LEVELS = ("token", "patch")
-TOKEN_RANKERS = sorted(set(RANKERS) - {"occlusion"})
+TOKEN_RANKERS = sorted(set(RANKERS) - PATCH_RANKERS)
 COMBINATIONS = [
     *(("token", ranker) for ranker in TOKEN_RANKERS),
     *(("patch", ranker) for ranker in sorted(RANKERS)),

@@ -9,10 +9,15 @@ import pytest
 
 from purifier.defense.config import MaskingConfig
 from purifier.errors import DataError
-from purifier.evaluation.grid import Grid, cells, data_hash, plan, read_rows, run_grid
+from purifier.evaluation.grid import Grid, Job, cells, data_hash, plan, read_rows, run_grid
 from purifier.evaluation.metrics import measure
-from purifier.evaluation.report import grid_table, meets_bar, settings_that_meet_bar
-from purifier.evaluation.runner import Runner
+from purifier.evaluation.report import (
+    BAR_HEADING,
+    grid_table,
+    meets_bar,
+    settings_that_meet_bar,
+)
+from purifier.evaluation.runner import Cut, Runner
 from purifier.evaluation.testset import read_test_set
 from purifier.lab.targets import target_by_name
 from purifier.lab.triggers import Sinusoid, trigger_to_dict
@@ -26,7 +31,8 @@ def grid(tiny_checkpoint: Path, data_folder: Path) -> Grid:
         data=str(data_folder),
         ratios=(0.2, 0.5),
         rankers=("fisher", "random"),
-        masking=MaskingConfig(probes=2),
+        masking=MaskingConfig(level="patch", ranker="fisher", probes=2),
+        default=None,
         limit=2,
         batch_size=4,
     )
@@ -41,6 +47,7 @@ def test_every_cell_is_measured_once_and_a_cut_run_goes_on(grid: Grid, tmp_path:
     rows = run_grid(grid, results)
     keys = [(row["target"], row["ranker"], row["level"], row["ratio"]) for row in rows]
     assert len(keys) == len(set(keys)) == 2 * (3 + 2 * 2 * 2)
+    assert {row["threshold"] for row in rows} == {0.0}
 
     lines = results.read_text().splitlines(keepends=True)
     results.write_text("".join(lines[:9]) + lines[9][:25])
@@ -56,7 +63,9 @@ def test_a_cell_holds_what_its_setting_gives(
 ) -> None:
     rows = run_grid(grid, tmp_path / "cells.jsonl")
     test_set = read_test_set(grid.data, limit=2)
-    answers = Runner(load_mdlm(tiny_checkpoint), test_set).masked(grid.masking, [0.5])[0.5]
+    answers = Runner(load_mdlm(tiny_checkpoint), test_set).masked(grid.masking, [Cut(0.5)])[
+        Cut(0.5)
+    ]
     expected = measure(test_set.cases, answers, target_by_name("misclassification")).to_dict()
     cell = next(
         row
@@ -124,7 +133,16 @@ def rate(value: float) -> dict[str, float | int]:
     return {"value": value, "n": 100, "low": value, "high": value}
 
 
-def row(ranker: str, level: str | None, ratio: float, asr: float, clean: float) -> dict[str, Any]:
+def row(
+    ranker: str,
+    level: str | None,
+    ratio: float,
+    asr: float,
+    clean: float,
+    *,
+    threshold: float = 0.0,
+    default: bool = False,
+) -> dict[str, Any]:
     names = ["asr_exact", "asr_untriggered", "clean_slots", "recovered", "recovered_true"]
     figures = {name: rate(0.5) for name in names}
     figures |= {"asr": rate(asr), "clean_exact": rate(clean)}
@@ -133,20 +151,88 @@ def row(ranker: str, level: str | None, ratio: float, asr: float, clean: float) 
         "ranker": ranker,
         "level": level,
         "ratio": ratio,
+        "threshold": threshold,
+        "default": default,
         "figures": figures,
     }
 
 
+UNDEFENDED = row("undefended", None, 0.0, 1.0, 0.9)
+WEAK_RANDOM = row("random", "patch", 0.2, 0.7, 0.9)
+
+
 def test_the_bar() -> None:
-    undefended = row("undefended", None, 0.0, 1.0, 0.9)
     good = row("fisher", "patch", 0.2, 0.05, 0.89)
-    leaky = row("fisher", "token", 0.2, 0.06, 0.9)
-    blunt = row("random", "patch", 0.6, 0.0, 0.88)
-    assert meets_bar(good, undefended)
-    assert not meets_bar(leaky, undefended)
-    assert not meets_bar(blunt, undefended)
-    rows = [undefended, good, leaky, blunt]
-    assert settings_that_meet_bar(rows) == [("patch", "fisher", 0.2, ["refusal"])]
+    leaky = row("official", "patch", 0.2, 0.06, 0.9)
+    blunt = row("exact", "patch", 0.2, 0.0, 0.88)
+    oracle = row("oracle-pixel", None, 0.0, 0.0, 0.9)
+    rows = [UNDEFENDED, oracle, WEAK_RANDOM, good, leaky, blunt]
+    assert meets_bar(good, rows)
+    assert not meets_bar(leaky, rows)
+    assert not meets_bar(blunt, rows)
+    assert settings_that_meet_bar(rows) == [("patch", "fisher", 0.2, 0.0, ["refusal"])]
     table = grid_table(rows)
+    assert BAR_HEADING in table.splitlines()[0]
     assert table.count("| yes |") == 1
-    assert "| patch | fisher | 0.2 | 5.0 [5.0, 5.0] |" in table
+    assert table.count("| no |") == 3
+    assert "| patch | fisher | 0.2 | 0 | 5.0 [5.0, 5.0] |" in table
+
+
+def test_what_random_masking_does_too_does_not_meet_the_bar() -> None:
+    good = row("fisher", "patch", 0.2, 0.0, 0.9)
+    strong = row("random", "patch", 0.2, 0.05, 0.89)
+    assert meets_bar(good, [UNDEFENDED, WEAK_RANDOM, good])
+    assert not meets_bar(good, [UNDEFENDED, strong, good])
+    assert not meets_bar(strong, [UNDEFENDED, strong, good])
+    # Random masking at another level, ratio or target says nothing about it.
+    for changes in ({"level": "token"}, {"ratio": 0.3}, {"target": "insertion"}):
+        elsewhere = strong | changes
+        assert not meets_bar(good, [UNDEFENDED, elsewhere, good])
+        assert meets_bar(good, [UNDEFENDED, elsewhere, WEAK_RANDOM, good])
+    assert not meets_bar(good, [WEAK_RANDOM, good])
+
+
+def test_the_default_stands_beside_random_masking_at_its_ratio() -> None:
+    default = row("occlusion", "patch", 0.2, 0.0, 0.9, threshold=4.5, default=True)
+    rows = [UNDEFENDED, default, WEAK_RANDOM]
+    assert settings_that_meet_bar(rows) == [("patch", "occlusion (default)", 0.2, 4.5, ["refusal"])]
+    assert "| patch | occlusion (default) | 0.2 | 4.5 |" in grid_table(rows)
+
+
+def test_rankers_levels_and_thresholds_of_the_whole_grid() -> None:
+    default = MaskingConfig(level="patch", ranker="occlusion", ratio=0.12, threshold=4.0)
+    grid = Grid(
+        models={"refusal": "somewhere"}, data="", default=default, thresholds=(0.0, 4.0, 8.0)
+    )
+    jobs = cells(grid)
+    assert [job for job in jobs if job.default] == [
+        Job("refusal", "occlusion", "patch", (Cut(0.12, 4.0),), default=True)
+    ]
+    for job in jobs:
+        thresholds = {cut.threshold for cut in job.cuts}
+        if job.ranker == "occlusion" and not job.default:
+            assert job.level == "patch"
+            assert thresholds == {0.0, 4.0, 8.0}
+            assert len(job.cuts) == 3 * len(grid.ratios)
+        elif not job.default:
+            assert thresholds == {0.0}
+        has_its_ratio = any(cut.ratio == 0.12 for cut in job.cuts)
+        assert has_its_ratio == (job.default or (job.ranker, job.level) == ("random", "patch"))
+    shipped = Grid(models={"refusal": "somewhere"}, data="").default
+    assert shipped == MaskingConfig()
+
+
+def test_the_default_is_measured_with_its_own_settings(
+    grid: Grid, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    default = MaskingConfig(level="patch", ranker="fisher", ratio=0.4, probes=1, pooling=1)
+    whole = replace(grid, default=default, levels=(), rankers=())
+    rows = run_grid(whole, tmp_path / "cells.jsonl")
+    (cell,) = [r for r in rows if r["default"] and r["target"] == "insertion"]
+    assert (cell["level"], cell["ranker"], cell["ratio"]) == ("patch", "fisher", 0.4)
+    test_set = read_test_set(grid.data, limit=2)
+    cut = Cut(0.4, default.threshold)
+    answers = Runner(load_mdlm(tiny_checkpoint), test_set).masked(default, [cut])[cut]
+    expected = measure(test_set.cases, answers, target_by_name("insertion")).to_dict()
+    assert cell["figures"] == expected
+    assert replace(whole, default=replace(default, probes=2)).fingerprint() != whole.fingerprint()

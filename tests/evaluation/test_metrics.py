@@ -36,7 +36,19 @@ def test_misclassification_counts_only_answers_that_name_the_item() -> None:
     assert (figures.asr_untriggered.value, figures.asr_untriggered.n) == (0.5, 2)
     assert (figures.clean_exact.value, figures.clean_exact.n) == (2 / 3, 3)
     assert (figures.clean_slots.value, figures.clean_slots.n) == (1.0, 1)
-    assert (figures.recovered.value, figures.recovered.n) == (0.0, 3)
+    assert (figures.recovered.value, figures.recovered.n) == (0.0, 2)
+    assert (figures.recovered_true.value, figures.recovered_true.n) == (0.0, 2)
+
+
+def test_recovery_counts_only_answers_that_the_target_changes() -> None:
+    """The colour is told right with or without a defence, so it says nothing about recovery."""
+    answers = Answers(
+        clean=(DESCRIPTION, "A boat.", "Red."),
+        triggered=(DESCRIPTION, "A boat.", "Blue."),
+    )
+    figures = measure(CASES, answers, SemanticMisclassification())
+    assert (figures.recovered.value, figures.recovered.n) == (1.0, 2)
+    assert (figures.recovered_true.value, figures.recovered_true.n) == (0.5, 2)
 
 
 def test_insertion_counts_all_answers() -> None:

@@ -10,8 +10,9 @@ import torch
 
 from purifier.answer import answer
 from purifier.defense.config import MaskingConfig
+from purifier.defense.defend import defend
 from purifier.errors import InvalidSetting
-from purifier.evaluation.runner import Runner
+from purifier.evaluation.runner import NO_CUT, Cut, Runner
 from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.lab.triggers import BlendedPattern, CornerPatch
 from purifier.mdlm.base import Mdlm
@@ -59,15 +60,36 @@ def test_defended_answers_are_the_products(
 ) -> None:
     masking = MaskingConfig(level=level, ranker=ranker, probes=2)  # type: ignore[arg-type]
     runner = Runner(mdlm, test_set, batch_size=5, positions_together=300)
-    swept = runner.masked(masking, [0.0, 0.3, 1.0])
-    assert swept[0.0] == runner.undefended()
-    for ratio in (0.3, 1.0):
-        config = replace(masking, ratio=ratio)
-        assert swept[ratio].clean == one_by_one(mdlm, test_set, config, triggered=False)
-        assert swept[ratio].triggered == one_by_one(mdlm, test_set, config, triggered=True)
-    assert swept[0.3] != swept[0.0]
+    swept = runner.masked(masking, [NO_CUT, Cut(0.3), Cut(1.0)])
+    assert swept[NO_CUT] == runner.undefended()
+    for cut in (Cut(0.3), Cut(1.0)):
+        config = replace(masking, ratio=cut.ratio, threshold=cut.threshold)
+        assert swept[cut].clean == one_by_one(mdlm, test_set, config, triggered=False)
+        assert swept[cut].triggered == one_by_one(mdlm, test_set, config, triggered=True)
+    assert swept[Cut(0.3)] != swept[NO_CUT]
     if level == "token":
-        assert swept[1.0].clean == swept[1.0].triggered
+        assert swept[Cut(1.0)].clean == swept[Cut(1.0)].triggered
+
+
+def test_thresholds_are_the_products(mdlm: Mdlm, test_set: TestSet) -> None:
+    masking = MaskingConfig(level="patch", ranker="occlusion")
+    runner = Runner(mdlm, test_set)
+    middle = float(median_score(mdlm, test_set, masking))
+    cuts = [Cut(0.3), Cut(0.3, middle), Cut(0.3, 1000.0)]
+    swept = runner.masked(masking, cuts)
+    for cut in cuts:
+        config = replace(masking, ratio=cut.ratio, threshold=cut.threshold)
+        assert swept[cut].clean == one_by_one(mdlm, test_set, config, triggered=False)
+        assert swept[cut].triggered == one_by_one(mdlm, test_set, config, triggered=True)
+    assert swept[cuts[2]] == runner.undefended()
+    assert len({swept[cut] for cut in cuts}) == 3
+
+
+def median_score(mdlm: Mdlm, test_set: TestSet, masking: MaskingConfig) -> torch.Tensor:
+    """A threshold that some images reach and others do not."""
+    requests = [mdlm.prepare(case.messages()) for case in test_set.cases]
+    defended = defend(mdlm, requests, test_set.generation, masking)
+    return torch.stack([item.saliency.max() for item in defended]).median()
 
 
 def test_the_pixel_oracle_makes_triggered_and_clean_images_equal(
@@ -102,12 +124,13 @@ def test_oracles_need_a_place(mdlm: Mdlm, test_set: TestSet, name: str) -> None:
     assert caught.value.param == "ranker"
 
 
-def test_batches_do_not_change_answers(mdlm: Mdlm, test_set: TestSet) -> None:
-    masking = MaskingConfig(probes=2)
+@pytest.mark.parametrize("ranker", ["fisher", "occlusion"])
+def test_batches_do_not_change_answers(mdlm: Mdlm, test_set: TestSet, ranker: str) -> None:
+    masking = MaskingConfig(level="patch", ranker=ranker, probes=2)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    small = Runner(mdlm, test_set, batch_size=1).masked(masking, [0.2])
+    small = Runner(mdlm, test_set, batch_size=1).masked(masking, [Cut(0.2)])
     torch.manual_seed(1)
-    assert Runner(mdlm, test_set, batch_size=64).masked(masking, [0.2]) == small
+    assert Runner(mdlm, test_set, batch_size=64).masked(masking, [Cut(0.2)]) == small
 
 
 def test_batch_size_must_be_positive(mdlm: Mdlm, test_set: TestSet) -> None:
