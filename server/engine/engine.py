@@ -15,6 +15,8 @@ from PIL import Image
 from purifier.answer import answer_inputs, user_messages
 from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
+from purifier.errors import InvalidPrompt as PromptError
+from purifier.errors import InvalidSetting as SettingError
 from purifier.errors import PurifierError
 from server.engine.job import Job, Serving, Ticket
 from server.engine.queue import AdmissionQueue, Place
@@ -243,7 +245,7 @@ class Engine:
         """What the client is told; what it is not told goes into the log."""
         if isinstance(error, ServerError):
             return error
-        if isinstance(error, PurifierError):
+        if isinstance(error, SettingError | PromptError):
             return InvalidSetting(error.message, param=error.param)
         _log.error("Request %s failed in the engine.", job.request_id, exc_info=error)
         return GenerationFailed()

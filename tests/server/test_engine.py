@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from purifier import GenerationConfig, MaskingConfig, answer_inputs
 from purifier.answer import user_messages
+from purifier.defense.config import RankerName
 from purifier.mdlm.base import Mdlm
 from server.engine import Engine, Job, Serving, Ticket
 from server.engine.queue import ServiceTimes
@@ -31,6 +34,7 @@ class Tampered:
     def __init__(self, mdlm: Mdlm) -> None:
         self._mdlm = mdlm
         self.hook: Callable[[], None] = lambda: None
+        self.result: Callable[[Tensor], Tensor] = lambda logits: logits
         self.threads: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -39,7 +43,7 @@ class Tampered:
     def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         self.threads.add(threading.current_thread().name)
         self.hook()
-        return self._mdlm.logits(embeds, positions, lengths)
+        return self.result(self._mdlm.logits(embeds, positions, lengths))
 
 
 @pytest.fixture
@@ -196,6 +200,30 @@ def test_exception_fails_that_request_alone(
     assert "0x" not in caught.value.message
     assert after.future.result(60).token_ids == before.future.result().token_ids
     assert (engine.counters.completed, engine.counters.failed) == (2, 1)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("ranker", [None, "fisher", "occlusion"])
+def test_numbers_that_are_none_are_the_servers_fault(
+    start: Start,
+    serving: Serving,
+    tampered: Tampered,
+    ranker: RankerName | None,
+    value: float,
+    picture: Image.Image,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = start()
+    masking = None if ranker is None else MaskingConfig(ranker=ranker)
+    inputs = serving.prepare(user_messages(picture, "What is this?"))
+    tampered.result = lambda logits: logits * value
+    asked = Job(inputs, GenerationConfig(gen_length=4), masking, "not-finite")
+    with caplog.at_level(logging.ERROR), pytest.raises(GenerationFailed) as caught:
+        submit(engine, asked).future.result(60)
+    assert (caught.value.status, caught.value.param) == (500, None)
+    assert "not-finite" in caplog.text
+    tampered.result = lambda logits: logits
+    assert submit(engine, job(serving)).future.result(60).steps == 4
 
 
 def test_generation_past_its_deadline_is_stopped(start: Start, serving: Serving) -> None:
