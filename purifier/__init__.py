@@ -18,6 +18,7 @@ from purifier.errors import (
     DataError,
     InvalidPrompt,
     InvalidSetting,
+    PromptTooLong,
     PurifierError,
 )
 from purifier.mdlm.registry import checkpoint_id, load_mdlm
@@ -30,6 +31,7 @@ __all__ = [
     "InvalidPrompt",
     "InvalidSetting",
     "MaskingConfig",
+    "PromptTooLong",
     "PurifierError",
     "answer",
     "answer_batch",

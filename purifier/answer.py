@@ -18,7 +18,7 @@ from purifier.defense.plane import MaskedPlane
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.sampler import denoise
 from purifier.denoise.state import DenoisingState
-from purifier.errors import InvalidPrompt
+from purifier.errors import PromptTooLong
 from purifier.mdlm.base import Inputs, Mdlm, Message
 from purifier.numeric import seconds
 
@@ -127,13 +127,13 @@ def check_length(mdlm: Mdlm, inputs: Inputs, generation: GenerationConfig) -> No
     """Checks that prompt and response fit the model's context; uses no weights.
 
     Raises:
-        InvalidPrompt: If they do not.
+        PromptTooLong: If they do not.
     """
     suffix = len(mdlm.encode_text(generation.suffix)) if generation.suffix else 0
     response = generation.gen_length + suffix
     total = inputs.length + response
     if total > mdlm.max_length:
-        raise InvalidPrompt(
+        raise PromptTooLong(
             f"The prompt has {inputs.length} positions, images included; with a response of "
             f"{response} tokens that exceeds the model's {mdlm.max_length}. Shorten "
             "the text, send fewer images or ask for fewer tokens.",

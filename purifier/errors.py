@@ -4,6 +4,7 @@
     |-- CheckpointError      a model folder is refused or damaged
     |-- InvalidSetting       a generation, masking or training setting is out of range
     |-- InvalidPrompt        the messages or images cannot be turned into a prompt
+    |   `-- PromptTooLong    they are longer than the model's context
     `-- DataError            a data set row or file cannot be used
 
 Messages are written for the person who sent the input: they name the field and the
@@ -37,6 +38,10 @@ class InvalidSetting(PurifierError):
 
 class InvalidPrompt(PurifierError):
     """The messages or images cannot be turned into a prompt."""
+
+
+class PromptTooLong(InvalidPrompt):
+    """Prompt and response together are longer than the model's context."""
 
 
 class DataError(PurifierError):

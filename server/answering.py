@@ -17,6 +17,7 @@ from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidPrompt as PromptError
 from purifier.errors import InvalidSetting as SettingError
+from purifier.errors import PromptTooLong
 from purifier.mdlm.base import Message
 from server.config import ServerConfig
 from server.engine import Job, Serving, Ticket
@@ -207,20 +208,21 @@ def prepare(
     """Opens the images and makes the prompt; takes a while, so not for the event loop.
 
     Raises:
-        ServerError: If an image is refused or the prompt does not fit the context.
+        ServerError: If a stop sequence or an image is refused, or the prompt does not fit the
+            context.
     """
-    images = open_images(_image_urls(request), config.media)
     try:
+        serving.check_stops(generation)
+        images = open_images(_image_urls(request), config.media)
         inputs = serving.prepare(_messages(request, images))
-    except PromptError as error:
-        # The turns were checked before: what is left is an image's shape, or the length.
-        if error.param == "messages":
-            raise ContextLengthExceeded(error.message, param="messages") from None
-        raise ImageDimensions(error.message, param="messages") from None
-    try:
         check_length(serving.mdlm, inputs, generation)
+    except SettingError as error:
+        raise InvalidSetting(error.message, param=error.param) from None
+    except PromptTooLong as error:
+        raise ContextLengthExceeded(error.message, param="messages") from None
     except PromptError as error:
-        raise ContextLengthExceeded(error.message, param=error.param) from None
+        # The turns were checked before: what is left is an image's shape.
+        raise ImageDimensions(error.message, param="messages") from None
     return Job(inputs, generation, masking if inputs.images else None, request_id)
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from purifier import (
     GenerationConfig,
-    InvalidPrompt,
     MaskingConfig,
+    PromptTooLong,
     answer,
     answer_batch,
     load_mdlm,
@@ -127,7 +127,7 @@ def test_the_suffix_counts_into_the_length(mdlm: LladaV) -> None:
     fits = GenerationConfig(gen_length=short, steps=1, suffix=suffix)
     assert answer(mdlm, None, "a", generation=fits).steps == 1
     too_long = GenerationConfig(gen_length=short + 1, steps=1, suffix=suffix)
-    with pytest.raises(InvalidPrompt, match=f"response of {room + 1} tokens") as caught:
+    with pytest.raises(PromptTooLong, match=f"response of {room + 1} tokens") as caught:
         answer(mdlm, None, "a", generation=too_long)
     assert caught.value.param == "messages"
 

@@ -21,7 +21,7 @@ from purifier.denoise.config import GenerationConfig, Remasking
 from purifier.denoise.noise import Noise, SeededNoise
 from purifier.denoise.remasking import choose_tokens, confidence, surest
 from purifier.denoise.schedule import linear_schedule
-from purifier.errors import InvalidPrompt, InvalidSetting, PurifierError
+from purifier.errors import InvalidSetting, PromptTooLong, PurifierError
 from purifier.mdlm.base import Mdlm, Prompt
 from purifier.numeric import wide
 
@@ -45,7 +45,7 @@ class DenoisingState:
         stop_at: Start of the earliest stop sequence found in the response, if any.
 
     Raises:
-        InvalidPrompt: If prompt and response do not fit the model's context.
+        PromptTooLong: If prompt and response do not fit the model's context.
         InvalidSetting: If a stop sequence cannot be one.
     """
 
@@ -63,7 +63,7 @@ class DenoisingState:
         self.suffix_ids = mdlm.encode_text(config.suffix) if config.suffix else []
         self.length = self.prompt_length + config.gen_length + len(self.suffix_ids)
         if self.length > mdlm.max_length:
-            raise InvalidPrompt(
+            raise PromptTooLong(
                 f"Prompt ({self.prompt_length} positions, images included) and response "
                 f"({config.gen_length}) exceed the model's {mdlm.max_length} positions.",
                 param="messages",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from purifier.answer import Answer
 from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
+from purifier.denoise.state import stop_ids
 from purifier.mdlm.base import Inputs, Mdlm, Message
 
 
@@ -39,6 +40,15 @@ class Serving:
         """`mdlm.prepare`, one at a time: tokenizers keep state while they encode."""
         with self._tokenizing:
             return self.mdlm.prepare(messages)
+
+    def check_stops(self, generation: GenerationConfig) -> None:
+        """Checks that the stop sequences can end a response of this model.
+
+        Raises:
+            InvalidSetting: If one cannot.
+        """
+        with self._tokenizing:
+            stop_ids(self.mdlm, generation)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from purifier import (
     GenerationConfig,
-    InvalidPrompt,
     InvalidSetting,
     MaskingConfig,
+    PromptTooLong,
     PurifierError,
     answer_batch,
     load_mdlm,
@@ -217,7 +217,7 @@ def test_predictions_that_are_not_numbers_are_an_error(
 
 
 def test_a_response_that_does_not_fit_is_refused(mdlm, requests) -> None:
-    with pytest.raises(InvalidPrompt, match="exceed"):
+    with pytest.raises(PromptTooLong, match="exceed"):
         answer_batch(mdlm, requests[:1], generation=GenerationConfig(gen_length=4096))
 
 

@@ -135,6 +135,8 @@ BAD_SETTINGS = {
     "seed-negative": ({"seed": -1}, "seed"),
     "seed-too-long": ({"seed": 2**64}, "seed"),
     "stop-empty": ({"stop": ""}, "stop[0]"),
+    "stop-at-masks": ({"stop": ["<|mdm_mask|>"]}, "stop"),
+    "stop-at-masks-after-others": ({"stop": ["shirt", "a<|mdm_mask|>"]}, "stop"),
     "stop-many": ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
     "defense-unknown-key": ({"defense": {"enable": False}}, "defense.enable"),
     "defense-not-an-object": ({"defense": False}, "defense"),

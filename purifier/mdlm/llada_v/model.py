@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaModel, SiglipVisionModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from purifier.errors import CheckpointError, InvalidPrompt
+from purifier.errors import CheckpointError, InvalidPrompt, PromptTooLong
 from purifier.mdlm.base import (
     IMAGE_PLACEHOLDER,
     ImageInput,
@@ -148,7 +148,7 @@ class LladaV:
             images=tuple(self.prepare_image(image, n_images=len(images)) for image in images),
         )
         if inputs.length >= self.max_length:
-            raise InvalidPrompt(
+            raise PromptTooLong(
                 f"The prompt has {inputs.length} positions, images included; this model takes "
                 f"{self.max_length - 1} at most. Shorten the text or send fewer images.",
                 param="messages",
