@@ -1,4 +1,4 @@
-"""`python -m server`: starts the service, or keeps its keys (`python -m server keys`)."""
+"""`python -m server`: starts the service."""
 
 from __future__ import annotations
 
@@ -7,41 +7,32 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from purifier.defense.config import Level, MaskingConfig, RankerName
+from purifier.errors import InvalidSetting
 from purifier.lab.demo import checkpoint_path
 from server.config import ModelSource, ServerConfig, StartError
-from server.security.keys import (
-    DEMO_SCOPES,
-    SCOPES,
-    KeyFileError,
-    KeyRing,
-    create_key,
-    list_keys,
-    new_secret,
-    record_of,
-    revoke_key,
-)
+from server.security.keys import DEMO_SCOPES, KeyRing, new_secret, record_of
 from server.serve import KeySource, authenticator, default_device, serve
 
+_DEFENSE = ("level", "ratio", "ranker", "threshold", "probes", "pooling", "top_k")
 _TARGETS = ("insertion", "refusal", "misclassification")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status (2 for a wrong use)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        if words[:1] == ["keys"]:
-            return _keep_keys(_keys_parser().parse_args(words[1:]))
-        return _serve(_serve_parser().parse_args(words))
-    except (StartError, KeyFileError) as error:
+        return _serve(_serve_parser().parse_args(arguments))
+    except StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _serve_parser() -> argparse.ArgumentParser:
     default = ServerConfig()
-    parser = argparse.ArgumentParser(prog="python -m server", description="Serves a model.")
+    parser = argparse.ArgumentParser(prog="disp serve", description="Serves a model.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", type=Path, metavar="PATH", help="checkpoint folder")
     what.add_argument("--demo", action="store_true", help="the shipped, poisoned demo model")
@@ -62,6 +53,14 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--drain", type=float, default=default.drain, help="seconds to answer what is inside"
     )
+    defense = parser.add_argument_group("default defence")
+    defense.add_argument("--level", choices=get_args(Level))
+    defense.add_argument("--ratio", type=float, help="fraction that is masked, 0 to 1")
+    defense.add_argument("--ranker", choices=get_args(RankerName))
+    defense.add_argument("--threshold", type=float, help="least score that is masked")
+    defense.add_argument("--probes", type=int, help="probes of official and fisher")
+    defense.add_argument("--pooling", type=int, help="side of the averaged neighbourhood")
+    defense.add_argument("--top-k", type=int, help="vocabulary entries at every position")
     return parser
 
 
@@ -72,6 +71,7 @@ def _serve(args: argparse.Namespace) -> int:
         queue_size=args.queue_size,
         deadline=args.deadline,
         drain=args.drain,
+        masking=_masking(args),
         insecure_no_auth=args.insecure_no_auth,
     )
     if args.target and not args.demo:
@@ -86,6 +86,13 @@ def _serve(args: argparse.Namespace) -> int:
     return serve(ModelSource(_model_path(args), device, dtype), config, keys)
 
 
+def _masking(args: argparse.Namespace) -> MaskingConfig:
+    try:
+        return MaskingConfig().adjusted(**{name: getattr(args, name) for name in _DEFENSE})
+    except InvalidSetting as error:
+        raise StartError(error.message) from None
+
+
 def _has_keys(args: argparse.Namespace) -> bool:
     return bool(args.keys_file or args.key_file or args.insecure_no_auth)
 
@@ -94,35 +101,6 @@ def _model_path(args: argparse.Namespace) -> Path:
     if not args.demo:
         return Path(args.model)
     return checkpoint_path(args.target or _TARGETS[0])
-
-
-def _keys_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m server keys", description="Keeps keys.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    create = commands.add_parser("create", help="make a key and print it, once")
-    create.add_argument("--name", default="unnamed", help="what to call it")
-    create.add_argument(
-        "--scope", action="append", choices=SCOPES, help="repeatable (default: infer)"
-    )
-    listing = commands.add_parser("list", help="show what keys there are")
-    revoke = commands.add_parser("revoke", help="take a key away; works at once")
-    revoke.add_argument("key_id", metavar="ID")
-    for command in (create, listing, revoke):
-        command.add_argument("--file", type=Path, required=True, help="the keys file")
-    return parser
-
-
-def _keep_keys(args: argparse.Namespace) -> int:
-    if args.command == "create":
-        secret, record = create_key(args.file, args.name, args.scope or ["infer"])
-        print(f"{record.id}: {', '.join(record.scopes)}", file=sys.stderr)
-        print(secret)
-    elif args.command == "list":
-        for record in list_keys(args.file):
-            print(f"{record.id}\t{record.name}\t{','.join(record.scopes)}")
-    else:
-        print(f"revoked {revoke_key(args.file, args.key_id).id}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -83,6 +83,13 @@ class ServerConfig:
             raise StartError(f"deadline must be above 0 and at most {_LONGEST} seconds.")
         if not 0 <= self.drain <= _LONGEST:
             raise StartError(f"drain must be between 0 and {_LONGEST} seconds.")
+        if self.masking.probes > self.max_probes:
+            raise StartError(f"probes must be at most {self.max_probes}.")
+        if self.generation.block * self.masking.top_k**2 > self.max_fisher_values:
+            raise StartError(
+                f"top_k squared times {self.generation.block} tokens must be at most "
+                f"{self.max_fisher_values:,}: lower top_k."
+            )
         if self.insecure_no_auth and not is_loopback(self.host):
             raise StartError(
                 "A server without keys may only listen on a loopback address: "

@@ -34,7 +34,7 @@ class Delegate:
 DELEGATES = {
     "serve": Delegate(("server",), "start the server"),
     "evaluate": Delegate(("purifier.evaluate",), "measure attack success and utility"),
-    "keys": Delegate(("server", "keys"), "create, list and revoke keys"),
+    "keys": Delegate(("server.security",), "create, list and revoke keys"),
 }
 
 

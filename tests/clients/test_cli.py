@@ -173,7 +173,7 @@ def test_doctor_tells_what_is_here(disp: Run) -> None:
     ("name", "module"),
     [
         ("serve", ["server"]),
-        ("keys", ["server", "keys"]),
+        ("keys", ["server.security"]),
         ("evaluate", ["purifier.evaluate"]),
     ],
 )

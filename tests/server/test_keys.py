@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from server.security.__main__ import main
 from server.security.keys import (
     SCOPES,
     KeyFile,
@@ -20,6 +23,7 @@ from server.security.keys import (
     record_of,
     revoke_key,
 )
+from tests.support.service import ROOT
 
 
 @pytest.fixture
@@ -135,3 +139,27 @@ def test_file_survives_a_round_through_json(file: Path) -> None:
     content = json.loads(file.read_text())
     assert content["version"] == 1
     assert len(content["keys"][0]["sha256"]) == 64
+
+
+def test_keys_are_kept_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "keys.json")
+    assert main(["create", "--file", file, "--name", "mine", "--scope", "infer"]) == 0
+    assert capsys.readouterr().out.startswith("sk-")
+    assert main(["list", "--file", file]) == 0
+    key_id, name, scopes = capsys.readouterr().out.strip().split("\t")
+    assert (name, scopes) == ("mine", "infer")
+    assert main(["revoke", "--file", file, key_id]) == 0
+    assert main(["revoke", "--file", file, key_id]) == 2
+    assert "There is no key" in capsys.readouterr().err
+
+
+def test_the_command_for_keys_waits_for_nothing_heavy() -> None:
+    probe = "import sys, server.security.__main__; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(result.stdout.split())
+    assert "server.security.keys" in loaded
+    assert not loaded & {"torch", "PIL", "fastapi", "pydantic", "purifier"}

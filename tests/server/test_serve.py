@@ -28,6 +28,10 @@ from tests.support.service import Body, start_server, stop_server
         (["--key-file", "SECRET", "--deadline", "0"], "deadline must be"),
         (["--key-file", "SECRET", "--deadline", "nan"], "deadline must be"),
         (["--key-file", "SECRET", "--drain", "-1"], "drain must be"),
+        (["--key-file", "SECRET", "--ratio", "1.5"], "ratio must be"),
+        (["--key-file", "SECRET", "--level", "token", "--ranker", "occlusion"], "level patch"),
+        (["--key-file", "SECRET", "--probes", "65"], "probes must be at most 64"),
+        (["--key-file", "SECRET", "--top-k", "600"], "lower top_k"),
         (["--key-file", "SECRET", "--target", "refusal"], "--demo"),
         (["--key-file", "SECRET", "--host", "203.0.113.1"], "Cannot listen"),
     ],
@@ -53,19 +57,6 @@ def test_checkpoint_that_is_refused_ends_the_server(tmp_path: Path) -> None:
     (folder / "weights.bin").write_bytes(b"")
     with pytest.raises(AssertionError, match="status 1"):
         start_server(["--model", str(folder), "--insecure-no-auth"])
-
-
-def test_keys_are_kept_on_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = str(tmp_path / "keys.json")
-    assert main(["keys", "create", "--file", file, "--name", "mine", "--scope", "infer"]) == 0
-    assert capsys.readouterr().out.startswith("sk-")
-    assert main(["keys", "list", "--file", file]) == 0
-    key_id, name, scopes = capsys.readouterr().out.strip().split("\t")
-    assert (name, scopes) == ("mine", "infer")
-    assert main(["keys", "revoke", "--file", file, key_id]) == 0
-    assert main(["keys", "revoke", "--file", file, key_id]) == 2
 
 
 def test_running_request_is_answered_when_the_server_is_stopped(
@@ -140,5 +131,27 @@ def test_deadline_of_the_command_line_holds(
             504,
             "deadline_exceeded",
         )
+    finally:
+        assert stop_server(process) == 0
+
+
+def test_default_defence_of_the_command_line_holds(
+    tiny_checkpoint: Path, tmp_path: Path, ask: Callable[..., Body]
+) -> None:
+    file = tmp_path / "keys.json"
+    secret, _ = create_key(file, "mine", ["infer"])
+    defense = {"level": "patch", "ratio": 0.5, "ranker": "occlusion", "threshold": 0.0, "top_k": 7}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in defense.items()]
+    process, url = start_server(["--model", str(tiny_checkpoint), "--keys-file", str(file), *words])
+    headers = {"authorization": f"Bearer {secret}"}
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+            answered = client.post("/v1/chat/completions", json=ask(max_tokens=4))
+            weaker = ask(max_tokens=4, defense={"ratio": 0.4})
+            refused = client.post("/v1/chat/completions", json=weaker)
+        report = answered.json()["defense"]
+        assert {name: report[name] for name in defense} == defense
+        assert report["masked"] == report["total"] // 2
+        assert (refused.status_code, refused.json()["error"]["param"]) == (403, "defense.ratio")
     finally:
         assert stop_server(process) == 0
