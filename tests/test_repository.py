@@ -178,6 +178,8 @@ def test_set_up_and_tests_have_one_command_each() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert "make test" in script.read_text("utf-8")
+    for program in ("make", "git", "curl"):
+        assert f"needed+=({program})" in script.read_text("utf-8")
     subprocess.run(["bash", "-n", script], check=True)
 
 
