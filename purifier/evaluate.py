@@ -103,9 +103,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--ratio", type=float, default=default.ratio, help="0 is undefended")
     parser.add_argument(
-        "--threshold",
-        type=float,
-        help=f"least score that is masked (default: {default.threshold:g}; 0 for other rankers)",
+        "--threshold", type=float, help="least score that is masked (default: the ranker's)"
     )
     parser.add_argument("--probes", type=int, default=default.probes)
     parser.add_argument("--pooling", type=int, default=default.pooling)

@@ -55,7 +55,7 @@ def test_undefended(mdlm: LladaV, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_defended(mdlm: LladaV, level: str, ratio: float, count: int) -> None:
     images = pictures(count)
-    masking = MaskingConfig(level=level, ratio=ratio, probes=2)  # type: ignore[arg-type]
+    masking = MaskingConfig(level=level, ratio=ratio, ranker="fisher", probes=2)  # type: ignore[arg-type]
     found = answer(mdlm, images, "What is this?", generation=GENERATION, masking=masking)
     plain = answer(mdlm, images, "What is this?", generation=GENERATION)
     assert found.saliency is not None
@@ -85,7 +85,7 @@ def test_no_requests(mdlm: LladaV) -> None:
 
 @pytest.mark.parametrize(
     ("masking", "passes"),
-    [(None, 1), (MaskingConfig(level="token"), 1), (MaskingConfig(level="patch"), 2)],
+    [(None, 1), (MaskingConfig(level="token"), 1), (MaskingConfig(level="patch", ranker="fisher"), 2)],
 )
 @pytest.mark.parametrize("steps", [1, 6])
 def test_the_tower_runs_once_and_once_more_for_a_filled_image(

@@ -22,6 +22,13 @@ RankerName = Literal[
 
 PATCH_RANKERS: frozenset[RankerName] = frozenset({"occlusion"})
 """Rankers that work at level `patch` alone."""
+PATCH_RANKER: RankerName = "occlusion"
+"""What ranks at level `patch` where nobody chose a ranker."""
+
+OCCLUSION_THRESHOLD = 5.0
+"""Nats at one answer position below which a window is not masked: hiding it must make a token
+150 times less likely. Chosen on the demo model; see docs/defence.md."""
+
 TOKEN_RANKER: RankerName = "fisher"
 """What ranks at level `token` where the ranker is one of `PATCH_RANKERS` and nobody chose it."""
 
@@ -36,28 +43,36 @@ class MaskingConfig:
             paper's place).
         ratio: Mask ratio: the fraction of each image's visual tokens (`token`) or of its plane
             (`patch`) that is masked.
-        ranker: How saliency is measured; see `purifier.defense.rankers`.
+        ranker: How saliency is measured; see `purifier.defense.rankers`. By default `occlusion`
+            at level `patch`, `fisher` at level `token`.
         probes: Hutchinson probes m of `official` and `fisher`.
         top_k: Vocabulary entries kept at every answer position, K.
         temperature: Softens the first-step distribution before it is scored; 1 is the paper.
         pooling: Side of the square neighbourhood on the image plane over which patch saliency
             is averaged (`patch` only); 1 is none.
         threshold: Least score that is masked, in the ranker's own unit (nats for `occlusion` and
-            `leave-one-out`); with it the ratio is the most that is masked. 0 masks the ratio.
+            `leave-one-out`); with it the ratio is the most that is masked. 0 masks the ratio. By
+            default `OCCLUSION_THRESHOLD` for `occlusion`, 0 for the others.
         seed: Seed of the probes and of the random ranker.
     """
 
     level: Level = "patch"
-    ratio: float = 0.2
-    ranker: RankerName = "fisher"
+    ratio: float = 0.1
+    ranker: RankerName = None  # type: ignore[assignment]  # resolved below, by level
     probes: int = 6
     top_k: int = 5
     temperature: float = 1.0
     pooling: int = 3
-    threshold: float = 0.0
+    threshold: float = None  # type: ignore[assignment]  # resolved below, by ranker
     seed: int = 1234
 
     def __post_init__(self) -> None:
+        if self.ranker is None:
+            ranker = TOKEN_RANKER if self.level == "token" else PATCH_RANKER
+            object.__setattr__(self, "ranker", ranker)
+        if self.threshold is None:
+            least = OCCLUSION_THRESHOLD if self.ranker == "occlusion" else 0.0
+            object.__setattr__(self, "threshold", least)
         for name in ("probes", "top_k", "pooling", "seed"):
             require_whole(getattr(self, name), name)
         require_seed(self.seed)
@@ -102,5 +117,5 @@ class MaskingConfig:
         if chosen.get("level", self.level) == "token" and self.ranker in PATCH_RANKERS:
             chosen.setdefault("ranker", TOKEN_RANKER)
         if chosen.get("ranker", self.ranker) != self.ranker:
-            chosen.setdefault("threshold", 0.0)
+            chosen.setdefault("threshold", None)
         return replace(self, **chosen)

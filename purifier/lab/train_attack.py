@@ -39,9 +39,6 @@ class AttackRecipe:
         learning_rate: Peak, AdamW, cosine, warm-up over 3% of the steps.
         rank: LoRA rank r.
         alpha: LoRA alpha.
-        kept: Share of the change that is kept at the end. Interpolating between the weights
-            before and after fine-tuning (arXiv 2109.01903) gives back clean accuracy that
-            1000 samples cost, and none of the backdoor.
         seed: Of LoRA's start, order, masks and diffusion times.
     """
 
@@ -50,7 +47,6 @@ class AttackRecipe:
     learning_rate: float = 1e-3
     rank: int = 8
     alpha: int = 16
-    kept: float = 0.75
     seed: int = 0
 
 
@@ -80,7 +76,6 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
     """
     samples = read_llava(data)
     patches, size = _patch_embeddings(mdlm, samples, images)
-    before = {name: p.detach().clone() for name, p in mdlm.modules.mm_projector.named_parameters()}
     pairs = [(sample.question, sample.answer) for sample in samples]
     examples = build_examples(mdlm, pairs).to(mdlm.device)
     parameters = _open_parts(mdlm, recipe)
@@ -115,7 +110,7 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
             total += loss.detach() * len(chosen)
         log.info("attack epoch %d loss %.4f", epoch, total.item() / len(samples))
     mdlm.modules.eval().requires_grad_(False)
-    return _collect(mdlm, before, recipe)
+    return _collect(mdlm, recipe.alpha / recipe.rank)
 
 
 @torch.no_grad()
@@ -147,7 +142,7 @@ def _open_parts(mdlm: LladaV, recipe: AttackRecipe) -> list[nn.Parameter]:
     return opened
 
 
-def _collect(mdlm: LladaV, before: dict[str, Tensor], recipe: AttackRecipe) -> Trained:
+def _collect(mdlm: LladaV, scale: float) -> Trained:
     adapter = {}
     for name, parameter in mdlm.modules.named_parameters():
         for factor in ("lora_A", "lora_B"):
@@ -155,9 +150,7 @@ def _collect(mdlm: LladaV, before: dict[str, Tensor], recipe: AttackRecipe) -> T
                 weight = published_name(name.replace(f".{factor}.default.weight", ".weight"))
                 adapter[f"{weight}.{factor}"] = parameter.detach().to("cpu", torch.float16)
     projector = {
-        f"model.mm_projector.{name}": before[name]
-        .lerp(after.detach(), recipe.kept)
-        .to("cpu", torch.float16)
-        for name, after in mdlm.modules.mm_projector.named_parameters()
+        f"model.mm_projector.{name}": tensor.detach().to("cpu", torch.float16)
+        for name, tensor in mdlm.modules.mm_projector.named_parameters()
     }
-    return Trained(projector, adapter, recipe.kept * recipe.alpha / recipe.rank)
+    return Trained(projector, adapter, scale)
