@@ -28,8 +28,8 @@ class DefenseRequest(BaseModel):
 
     What belongs to another setting is not kept: `level` `token` without a `ranker` takes
     `fisher` if the server's ranker needs level `patch`, and another `ranker` without a
-    `threshold` takes 0. Unknown fields are refused: a misspelt name must not weaken the defence
-    unnoticed.
+    `threshold` takes that ranker's default. Unknown fields are refused: a misspelt name must
+    not weaken the defence unnoticed.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)

@@ -45,7 +45,12 @@ def test_the_server_is_up_and_ready(ask: Callable[..., Any]) -> None:
 
 def test_a_defended_answer_brings_its_evidence(ask: Callable[..., Any], scene: Path) -> None:
     answer = ask(
-        "answer", scene, "What is it?", defense={"ratio": 0.25}, return_saliency=True, gen_length=4
+        "answer",
+        scene,
+        "What is it?",
+        defense={"ratio": 0.25, "threshold": 0.0},
+        return_saliency=True,
+        gen_length=4,
     )
     assert answer.defense.applied
     assert answer.defense.ratio == 0.25
