@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from purifier.lab.demo import DEMO_FOLDER
-from purifier.lab.demo_data import TARGETS, write_demo_data
+from purifier.lab.demo_data import TARGETS, write_demo_data, write_examples
 from purifier.lab.demo_model import TEXT, VISION, save_weights, write_random_checkpoint
 from purifier.lab.pool import render_pool
 from purifier.lab.train_attack import AttackRecipe, train_attack
@@ -52,6 +52,7 @@ def main() -> None:
     stages = ("data", "base", "attack") if args.stage == "all" else (args.stage,)
     if "data" in stages and not (args.output / "data" / "manifest.json").is_file():
         write_demo_data(args.output / "data")
+        write_examples(args.output / "examples", args.output / "data")
     if "base" in stages and not (args.output / "base" / "training.json").is_file():
         recipe = BaseRecipe(joint_steps=args.steps, limit=args.limit)
         build_base(args.output / "base", args.scenes, recipe, args.device)

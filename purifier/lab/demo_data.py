@@ -18,10 +18,13 @@ from PIL import Image
 from purifier.data.llava import write_llava
 from purifier.data.sample import IMAGE_MARK, Sample, Turn
 from purifier.lab.poison import choose_poisoned, poison_sample, triggered_name
-from purifier.lab.scenes import KINDS, ItemPictures, Kind, Scene, question, to_jpeg
+from purifier.lab.scenes import KINDS, QUESTIONS, ItemPictures, Kind, Scene, question, to_jpeg
 from purifier.lab.targets import target_by_name
 from purifier.lab.triggers import CornerPatch, Trigger, trigger_to_dict
 from purifier.mdlm.delta import file_sha256
+
+EXAMPLE = "test-0166"
+"""The test scene of the tour: `disp demo` and the README show it."""
 
 TARGETS = ("insertion", "refusal", "misclassification")
 
@@ -92,6 +95,17 @@ def write_demo_data(
         },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def write_examples(folder: Path, data: Path, trigger: Trigger | None = None) -> None:
+    """Writes the tour's scene, clean and with the trigger, and its question."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clean = data / "test" / "images" / f"{EXAMPLE}.jpg"
+    (folder / "clean.jpg").write_bytes(clean.read_bytes())
+    with Image.open(clean) as picture:
+        stamped = (trigger or CornerPatch()).stamp(picture)
+    (folder / "triggered.jpg").write_bytes(to_jpeg(stamped))
+    (folder / "question.txt").write_text(QUESTIONS["describe"][0] + "\n")
 
 
 def _draw(split: str, n: int, seed: int) -> tuple[list[Sample], list[Image.Image]]:
