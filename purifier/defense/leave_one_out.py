@@ -18,6 +18,9 @@ from purifier.numeric import wide
 WINDOWS_PER_SIDE = 5
 """Windows of `occlusion` along each side of an image plane."""
 
+VALUES_AT_ONCE = 2**27
+"""Predictions (sequences x scored positions x vocabulary) of one forward pass; bounds memory."""
+
 
 def leave_one_out_kl(
     site: Site,
@@ -122,7 +125,7 @@ def divergences(
         response: The response behind the prompts.
         regions: Per image, bool [n, *shape].
         top_k: See `leave_one_out_kl`.
-        rows: Sequences in one forward pass.
+        rows: Sequences in one forward pass; fewer where their predictions are large.
         check: Called before every forward pass.
 
     Returns:
@@ -139,7 +142,8 @@ def divergences(
             references[owner] = (torch.log_softmax(wide(values), dim=-1), ids)
         reference, ids = references[owner]
         moved = []
-        for group in region.split(rows):  # type: ignore[no-untyped-call]
+        together = max(1, min(rows, VALUES_AT_ONCE // reference.numel()))
+        for group in region.split(together):  # type: ignore[no-untyped-call]
             check()
             prompts = [site.without(image, units) for units in group]
             kept = wide(

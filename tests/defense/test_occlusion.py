@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from purifier.defense import leave_one_out
 from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import defend
 from purifier.defense.fill import fill_cells
@@ -19,7 +20,7 @@ from purifier.defense.leave_one_out import WINDOWS_PER_SIDE, covered_cells, occl
 from purifier.defense.saliency import site_scores, unit_scores
 from purifier.defense.sites import PatchSite
 from purifier.denoise.config import GenerationConfig
-from purifier.mdlm.base import Inputs
+from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.mdlm.llada_v import LladaV
 from tests.defense.conftest import LEVELS
 
@@ -103,6 +104,29 @@ def test_the_number_of_rows_changes_nothing(
 ) -> None:
     for one, other in zip(scored(mdlm, requests, rows), scored(mdlm, requests, 1000), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_large_predictions_are_taken_fewer_at_once(
+    mdlm: LladaV, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = scored(mdlm, [requests[0]])
+    sizes: list[int] = []
+    plain = leave_one_out.first_step_logits
+
+    def measured(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) -> Tensor:
+        logits = plain(mdlm, prompts, response)
+        sizes.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(leave_one_out, "first_step_logits", measured)
+    scored(mdlm, [requests[0]])
+    one, *unbounded = sizes
+    sizes.clear()
+    monkeypatch.setattr(leave_one_out, "VALUES_AT_ONCE", 2 * one)
+    bounded = scored(mdlm, [requests[0]])
+    assert max(unbounded) > 2 * one >= max(sizes)
+    for score, other in zip(bounded, expected, strict=True):
+        torch.testing.assert_close(score, other, rtol=1e-4, atol=1e-7)
 
 
 def test_scores_are_not_pooled(mdlm: LladaV, requests: list[Inputs]) -> None:
