@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import (
+    OCCLUSION_THRESHOLD,
+    PATCH_RANKER,
+    TOKEN_RANKER,
+    MaskingConfig,
+)
 from purifier.errors import InvalidSetting
 
 
@@ -40,3 +45,24 @@ def test_bad_settings_name_the_field(settings, param) -> None:
 @pytest.mark.parametrize("settings", [{"ratio": 0.0}, {"ratio": 1}, {"seed": 2**63 - 1}])
 def test_the_ends_of_the_ranges_are_allowed(settings) -> None:
     MaskingConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("patch", PATCH_RANKER, OCCLUSION_THRESHOLD)),
+        ({"level": "token"}, ("token", TOKEN_RANKER, 0.0)),
+        ({"ranker": "exact"}, ("patch", "exact", 0.0)),
+        ({"ranker": "occlusion", "threshold": 0.0}, ("patch", "occlusion", 0.0)),
+        ({"ranker": "leave-one-out", "threshold": 2.0}, ("patch", "leave-one-out", 2.0)),
+    ],
+)
+def test_ranker_and_threshold_that_nobody_chose(given, expected) -> None:
+    for config in (MaskingConfig(**given), MaskingConfig().adjusted(**given)):
+        assert (config.level, config.ranker, config.threshold) == expected
+
+
+def test_a_ranker_that_was_asked_for_is_not_replaced() -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        MaskingConfig().adjusted(level="token", ranker="occlusion")
+    assert caught.value.param == "ranker"
