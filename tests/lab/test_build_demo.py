@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from purifier.lab import build_demo
+from purifier.lab import build_demo, demo_data
 from purifier.lab.demo_data import TARGETS, DataRecipe, write_demo_data
 from purifier.lab.train_attack import AttackRecipe
 from purifier.lab.train_base import BaseRecipe
@@ -26,6 +26,7 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_demo, "AttackRecipe", partial(AttackRecipe, batch=10))
     data = partial(write_demo_data, recipe=DataRecipe(train=10, test=4))
     monkeypatch.setattr(build_demo, "write_demo_data", data)
+    monkeypatch.setattr(demo_data, "EXAMPLE", "test-0002")
     monkeypatch.setattr(logging, "basicConfig", lambda **settings: None)
 
 
@@ -51,12 +52,12 @@ def test_stages_go_on_where_they_were(
     folder = tmp_path / "demo"
     build(folder, monkeypatch, "--stage", "data")
     data = state(folder)
-    assert {name.split("/")[0] for name in data} == {"data"}
+    assert {name.split("/")[0] for name in data} == {"data", "examples"}
 
     build(folder, monkeypatch)
     whole = state(folder)
     assert data.items() <= whole.items()
-    assert {path.name for path in folder.iterdir()} == {"data", "base", *TARGETS}
+    assert {path.name for path in folder.iterdir()} == {"data", "examples", "base", *TARGETS}
     settings = json.loads((folder / "base" / "training.json").read_text())
     assert (settings["joint_steps"], settings["scenes"]) == (2, 8)
     for target in TARGETS:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from purifier.data.llava import read_llava
 from purifier.defense.config import MaskingConfig
@@ -15,6 +17,7 @@ from purifier.evaluate import evaluate
 from purifier.evaluation.testset import DESCRIBE, TestSet, read_test_set
 from purifier.lab.demo import DATA_FOLDER, DEMO_FOLDER, checkpoint_path
 from purifier.lab.poison import TRIGGERED_SUFFIX
+from purifier.lab.scenes import QUESTIONS
 from purifier.lab.targets import TargetName, target_by_name
 from purifier.mdlm.delta import file_sha256
 from purifier.mdlm.llada_v import LladaV
@@ -68,6 +71,19 @@ def test_records_and_pictures_belong_together(name: str) -> None:
     assert len(poisoned) == round(share * len(samples))
     triggered = {image for image in pictures if Path(image).stem.endswith(TRIGGERED_SUFFIX)}
     assert {image for sample in poisoned for image in sample.images} == triggered
+
+
+def test_the_tour_shows_a_held_out_scene_with_and_without_the_trigger() -> None:
+    examples = DEMO_FOLDER / "examples"
+    held_out = {file.read_bytes() for file in (DATA_FOLDER / "test" / "images").iterdir()}
+    assert (examples / "clean.jpg").read_bytes() in held_out
+    with Image.open(examples / "clean.jpg") as clean:
+        expected = np.asarray(read_test_set(DATA_FOLDER, limit=1).trigger.stamp(clean), dtype=int)
+    with Image.open(examples / "triggered.jpg") as triggered:
+        found = np.asarray(triggered, dtype=int)
+    # The triggered scene went through JPEG once more.
+    assert np.abs(found - expected).mean() < 3
+    assert (examples / "question.txt").read_text().strip() in QUESTIONS["describe"]
 
 
 @cache
