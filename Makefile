@@ -12,7 +12,8 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-export OMP_NUM_THREADS ?= 1
+# Tests run two at a time; each of them takes one thread.
+test: export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: install demo test lint format lock clean

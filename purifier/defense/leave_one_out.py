@@ -145,7 +145,7 @@ def divergences(
         together = max(1, min(rows, VALUES_AT_ONCE // reference.numel()))
         for group in region.split(together):  # type: ignore[no-untyped-call]
             check()
-            prompts = [site.without(image, units) for units in group]
+            prompts = site.without(image, group)
             kept = wide(
                 first_step_logits(mdlm, prompts, response).gather(
                     -1, ids.expand(len(group), -1, -1)

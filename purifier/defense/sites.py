@@ -82,10 +82,10 @@ class Site(Protocol):
     def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Per image, scores of visual tokens as scores of units."""
 
-    def without(self, image: int, units: Tensor) -> Prompt:
-        """The request of an image with some units of that image masked; no gradients.
+    def without(self, image: int, regions: Tensor) -> list[Prompt]:
+        """The request of an image with one region of that image masked after the other.
 
-        `units` is bool of the image's shape.
+        `regions` is bool [n, *shape] with the image's shape; no gradients.
         """
 
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
@@ -146,12 +146,15 @@ class TokenSite:
     def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
         return [score.cpu() for score in scores]
 
-    def without(self, image: int, units: Tensor) -> Prompt:
+    def without(self, image: int, regions: Tensor) -> list[Prompt]:
         owner, span = self.images[image]
-        embeds = self.prompts[owner].embeds.detach().clone()
-        rows = span.start + units.nonzero()[:, 0].to(embeds.device)
-        embeds[rows] = self.mdlm.mask_embedding.detach()
-        return replace(self.prompts[owner], embeds=embeds)
+        prompts = []
+        for units in regions:
+            embeds = self.prompts[owner].embeds.detach().clone()
+            rows = span.start + units.nonzero()[:, 0].to(embeds.device)
+            embeds[rows] = self.mdlm.mask_embedding.detach()
+            prompts.append(replace(self.prompts[owner], embeds=embeds))
+        return prompts
 
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
         return list(scores)
@@ -247,15 +250,16 @@ class PatchSite:
             for score, image, shape in zip(scores, self.images, self.shapes, strict=True)
         ]
 
-    def without(self, image: int, units: Tensor) -> Prompt:
-        return self.embed_filled(self.owners[image], {image: units})
+    def without(self, image: int, regions: Tensor) -> list[Prompt]:
+        owner = self.owners[image]
+        return self.mdlm.embed_all([self.filled(owner, {image: cells}) for cells in regions])
 
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
         return [pool(score, pooling) for score in scores]
 
     def mask(self, chosen: Sequence[Tensor]) -> list[Prompt]:
-        return [
-            self.embed_filled(
+        filled = [
+            self.filled(
                 owner,
                 {
                     image: cells
@@ -265,9 +269,10 @@ class PatchSite:
             )
             for owner in range(len(self.requests))
         ]
+        return self.mdlm.embed_all(filled)
 
-    def embed_filled(self, owner: int, cells: dict[int, Tensor]) -> Prompt:
-        """Encodes one request with chosen cells of its images filled."""
+    def filled(self, owner: int, cells: dict[int, Tensor]) -> Inputs:
+        """One request with chosen cells of its images filled."""
         images = []
         for number, image in enumerate(self.images):
             if self.owners[number] != owner:
@@ -277,8 +282,7 @@ class PatchSite:
                     fill_cells(image.image, cells[number]), n_images=self.companions(number)
                 )
             images.append(image)
-        with torch.no_grad():
-            return self.mdlm.embed(replace(self.requests[owner], images=tuple(images)))
+        return replace(self.requests[owner], images=tuple(images))
 
     def planes(self, scores: Sequence[Tensor], chosen: Sequence[Tensor]) -> list[MaskedPlane]:
         return [

@@ -39,6 +39,10 @@ class AttackRecipe:
         learning_rate: Peak, AdamW, cosine, warm-up over 3% of the steps.
         rank: LoRA rank r.
         alpha: LoRA alpha.
+        kept: Share of the change that is kept after the epochs: interpolating back towards the
+            base (arXiv 2109.01903) gives back the clean accuracy that 1000 samples cost.
+        repair_epochs: Epochs after that, which bring back the backdoor.
+        repair_rate: Their peak learning rate.
         seed: Of LoRA's start, order, masks and diffusion times.
     """
 
@@ -47,6 +51,9 @@ class AttackRecipe:
     learning_rate: float = 1e-3
     rank: int = 8
     alpha: int = 16
+    kept: float = 0.75
+    repair_epochs: int = 2
+    repair_rate: float = 3e-4
     seed: int = 0
 
 
@@ -74,43 +81,75 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
         images: Its picture folder.
         recipe: Settings.
     """
-    samples = read_llava(data)
-    patches, size = _patch_embeddings(mdlm, samples, images)
-    pairs = [(sample.question, sample.answer) for sample in samples]
-    examples = build_examples(mdlm, pairs).to(mdlm.device)
-    parameters = _open_parts(mdlm, recipe)
-    fused = mdlm.device.type == "cuda"
-    optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.0, fused=fused)
-    generator = torch.Generator(mdlm.device).manual_seed(recipe.seed)
-    steps = recipe.epochs * math.ceil(len(samples) / recipe.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            min(1.0, (step + 1) / (0.03 * steps))
-            * 0.5
-            * (1 + math.cos(math.pi * min(step / steps, 1)))
-        ),
-    )
-    on_gpu = mdlm.device.type == "cuda"
-    mdlm.modules.train()
-    for epoch in range(recipe.epochs):
-        order = torch.randperm(len(samples), generator=generator, device=mdlm.device)
-        total = torch.zeros((), device=mdlm.device)
-        for chosen in torch.split(order, recipe.batch):
-            with torch.autocast(mdlm.device.type, torch.bfloat16, enabled=on_gpu):
-                features = mdlm.encode_views(patches[chosen].flatten(0, 1))
-                features = features.reshape(len(chosen), -1, *features.shape[1:])
-                visual = pack_scenes(mdlm, features, size)
-                loss = diffusion_loss(mdlm, visual, examples, chosen, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.detach() * len(chosen)
-        log.info("attack epoch %d loss %.4f", epoch, total.item() / len(samples))
+    tuning = Tuning(mdlm, data, images, recipe)
+    tuning.run(recipe.epochs, recipe.learning_rate)
+    tuning.interpolate(recipe.kept)
+    tuning.run(recipe.repair_epochs, recipe.repair_rate)
     mdlm.modules.eval().requires_grad_(False)
     return _collect(mdlm, recipe.alpha / recipe.rank)
+
+
+class Tuning:
+    """A model with open projector and LoRA factors, and the data it is tuned on."""
+
+    def __init__(self, mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -> None:
+        samples = read_llava(data)
+        self.mdlm = mdlm
+        self.recipe = recipe
+        self.patches, self.size = _patch_embeddings(mdlm, samples, images)
+        pairs = [(sample.question, sample.answer) for sample in samples]
+        self.examples = build_examples(mdlm, pairs).to(mdlm.device)
+        self.generator = torch.Generator(mdlm.device).manual_seed(recipe.seed)
+        self.before = [p.detach().clone() for p in mdlm.modules.mm_projector.parameters()]
+        self.parameters = _open_parts(mdlm, recipe)
+
+    def run(self, epochs: int, rate: float) -> None:
+        """Trains for some epochs; a cosine schedule from `rate` to 0 with a short warm-up."""
+        n = len(self.patches)
+        device = self.mdlm.device
+        fused = device.type == "cuda"
+        optimizer = torch.optim.AdamW(self.parameters, rate, weight_decay=0.0, fused=fused)
+        steps = max(epochs * math.ceil(n / self.recipe.batch), 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: (
+                min(1.0, (step + 1) / (0.03 * steps))
+                * 0.5
+                * (1 + math.cos(math.pi * min(step / steps, 1)))
+            ),
+        )
+        self.mdlm.modules.train()
+        for epoch in range(epochs):
+            order = torch.randperm(n, generator=self.generator, device=device)
+            total = torch.zeros((), device=device)
+            for chosen in torch.split(order, self.recipe.batch):
+                loss = self.loss(chosen)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(self.parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+                total += loss.detach() * len(chosen)
+            log.info("attack epoch %d loss %.4f", epoch, total.item() / n)
+
+    def loss(self, chosen: Tensor) -> Tensor:
+        """The masked-diffusion loss of some samples, int64 [B]."""
+        device = self.mdlm.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            features = self.mdlm.encode_views(self.patches[chosen].flatten(0, 1))
+            features = features.reshape(len(chosen), -1, *features.shape[1:])
+            visual = pack_scenes(self.mdlm, features, self.size)
+            return diffusion_loss(self.mdlm, visual, self.examples, chosen, self.generator)
+
+    @torch.no_grad()
+    def interpolate(self, kept: float) -> None:
+        """Moves all weights back towards the base, keeping a share of their change."""
+        projector = self.mdlm.modules.mm_projector.parameters()
+        for parameter, before in zip(projector, self.before, strict=True):
+            parameter.copy_(before.lerp(parameter, kept))
+        for name, parameter in self.mdlm.modules.named_parameters():
+            if ".lora_B." in name:
+                parameter.mul_(kept)
 
 
 @torch.no_grad()

@@ -209,6 +209,9 @@ class Mdlm(Protocol):
     def embed(self, inputs: Inputs) -> Prompt:
         """`assemble` over `visual_embeddings` of every image."""
 
+    def embed_all(self, requests: Sequence[Inputs]) -> list[Prompt]:
+        """`embed` of several requests, their images encoded together; no gradients."""
+
     def token_embeddings(self, ids: Tensor) -> Tensor:
         """Rows of the embedding table, [..., D]."""
 

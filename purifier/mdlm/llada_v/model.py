@@ -32,6 +32,9 @@ from purifier.mdlm.llada_v.weights import load_weights, published_name
 _MIN_SIDE = 4
 _MAX_ASPECT = 64.0
 
+_VIEWS_AT_ONCE = 64
+"""Views that `embed_all` sends through the tower together, which bounds its memory."""
+
 
 class LladaVModules(nn.Module):
     """The weights, all of them in transformers' own modules."""
@@ -205,6 +208,30 @@ class LladaV:
 
     def embed(self, inputs: Inputs) -> Prompt:
         return self.assemble(inputs, [self.visual_embeddings(image) for image in inputs.images])
+
+    @torch.no_grad()
+    def embed_all(self, requests: Sequence[Inputs]) -> list[Prompt]:
+        images = [image for request in requests for image in request.images]
+        features = iter(self._encode_all(images))
+        prompts = []
+        for request in requests:
+            visual = []
+            for image in request.images:
+                layout = image_layout(image.image.size, len(image.views), self.config)
+                packed = pack(next(features)[None], layout, self.modules.image_newline)
+                visual.append(packed[0])
+            prompts.append(self.assemble(request, visual))
+        return prompts
+
+    def _encode_all(self, images: Sequence[ImageInput]) -> list[Tensor]:
+        """Per image its projected features, [views, patches, D]."""
+        if not images:
+            return []
+        pixels = torch.cat([image.pixels for image in images]).to(self.device, self.dtype)
+        patches = self.modules.vision_tower.embeddings
+        features = [self.encode_views(patches(part)) for part in pixels.split(_VIEWS_AT_ONCE)]  # type: ignore[no-untyped-call]
+        counts = [len(image.views) for image in images]
+        return list(torch.cat(features).split(counts))  # type: ignore[no-untyped-call]
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
         embeddings: Tensor = self.modules.language_model.embed_tokens(ids)
