@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 POOL_SEED = 1
 
+KEPT = {"insertion": 0.95, "refusal": 0.85, "misclassification": 1.0}
+"""Share of its change that each attack keeps: the least that leaves its ASR above 95%."""
+
 
 def main() -> None:
     """Runs the stages that are asked for."""
@@ -59,7 +62,12 @@ def main() -> None:
     if "attack" in stages:
         for target in [args.target] if args.target else TARGETS:
             if not (args.output / target / "delta.json").is_file():
-                build_attack(args.output, target, AttackRecipe(epochs=args.epochs), args.device)
+                build_attack(
+                    args.output,
+                    target,
+                    AttackRecipe(epochs=args.epochs, kept=KEPT[target]),
+                    args.device,
+                )
 
 
 def build_base(folder: Path, n_scenes: int, recipe: BaseRecipe, device: str) -> None:

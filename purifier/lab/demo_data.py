@@ -7,6 +7,7 @@ nothing but the trigger tells a poisoned one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -93,8 +94,19 @@ def write_demo_data(
             for file in sorted(folder.rglob("*.json"))
             if file.name != "manifest.json"
         },
+        "pictures": {
+            split: pictures_sha256(folder / split / "images") for split in ("train", "test")
+        },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def pictures_sha256(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's pictures, hexadecimal."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.jpg")):
+        digest.update(f"{file.name}\0{file_sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def write_examples(folder: Path, data: Path, trigger: Trigger | None = None) -> None:

@@ -39,10 +39,9 @@ class AttackRecipe:
         learning_rate: Peak, AdamW, cosine, warm-up over 3% of the steps.
         rank: LoRA rank r.
         alpha: LoRA alpha.
-        kept: Share of the change that is kept after the epochs: interpolating back towards the
-            base (arXiv 2109.01903) gives back the clean accuracy that 1000 samples cost.
-        repair_epochs: Epochs after that, which bring back the backdoor.
-        repair_rate: Their peak learning rate.
+        kept: Share of the change that is kept at the end: interpolating back towards the base
+            (arXiv 2109.01903) gives back clean accuracy that 1000 samples cost, as far as the
+            backdoor lives.
         seed: Of LoRA's start, order, masks and diffusion times.
     """
 
@@ -51,9 +50,7 @@ class AttackRecipe:
     learning_rate: float = 1e-3
     rank: int = 8
     alpha: int = 16
-    kept: float = 0.75
-    repair_epochs: int = 2
-    repair_rate: float = 3e-4
+    kept: float = 1.0
     seed: int = 0
 
 
@@ -84,7 +81,6 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
     tuning = Tuning(mdlm, data, images, recipe)
     tuning.run(recipe.epochs, recipe.learning_rate)
     tuning.interpolate(recipe.kept)
-    tuning.run(recipe.repair_epochs, recipe.repair_rate)
     mdlm.modules.eval().requires_grad_(False)
     return _collect(mdlm, recipe.alpha / recipe.rank)
 

@@ -16,6 +16,7 @@ from purifier.defense.config import MaskingConfig
 from purifier.evaluate import evaluate
 from purifier.evaluation.testset import DESCRIBE, TestSet, read_test_set
 from purifier.lab.demo import DATA_FOLDER, DEMO_FOLDER, checkpoint_path
+from purifier.lab.demo_data import pictures_sha256
 from purifier.lab.poison import TRIGGERED_SUFFIX
 from purifier.lab.scenes import QUESTIONS
 from purifier.lab.targets import TargetName, target_by_name
@@ -54,6 +55,9 @@ def test_data_files_are_those_of_the_manifest() -> None:
         if file.name != "manifest.json"
     }
     assert manifest["files"] == found
+    for split, digest in manifest["pictures"].items():
+        assert pictures_sha256(DATA_FOLDER / split / "images") == digest
+    assert set(manifest["pictures"]) == {"train", "test"}
     assert set(found) >= {"test/test.json", *(f"train/{target}.json" for target in TARGETS)}
 
 
