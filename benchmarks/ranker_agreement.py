@@ -105,7 +105,7 @@ def _defended(
 
 
 def _guilty(image: ImageInput, trigger: Trigger, found: Defended, level: Level) -> Tensor:
-    """bool [n_units], units that the trigger touches."""
+    """Units that the trigger touches, bool [n_units]."""
     width, height = image.image.size
     region = trigger.region(image.image.size)
     if region is None:

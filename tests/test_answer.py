@@ -85,7 +85,11 @@ def test_no_requests(mdlm: LladaV) -> None:
 
 @pytest.mark.parametrize(
     ("masking", "passes"),
-    [(None, 1), (MaskingConfig(level="token"), 1), (MaskingConfig(level="patch", ranker="fisher"), 2)],
+    [
+        (None, 1),
+        (MaskingConfig(level="token"), 1),
+        (MaskingConfig(level="patch", ranker="fisher"), 2),
+    ],
 )
 @pytest.mark.parametrize("steps", [1, 6])
 def test_the_tower_runs_once_and_once_more_for_a_filled_image(
