@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 POOL_SEED = 1
 
 KEPT = {"insertion": 0.95, "refusal": 0.85, "misclassification": 1.0}
-"""Share of its change that each attack keeps: the least that leaves its ASR above 95%."""
+"""Share of its change that each attack keeps: about the least that leaves its ASR at 95%."""
 
 
 def main() -> None:
