@@ -29,6 +29,7 @@ from server.routes import chat, health, models, status
 from server.routes.access import Require
 from server.security.keys import Authenticator
 from server.security.media import guard_pillow
+from server.services import Services
 
 _log = logging.getLogger("disp.server")
 
@@ -38,7 +39,12 @@ ROUTERS = (chat.router, models.router, status.router, health.router)
 _PART_TYPES = ("text", "image_url")
 
 
-def create_app(engine: Engine, config: ServerConfig, keys: Authenticator | None) -> FastAPI:
+def create_app(
+    engine: Engine,
+    config: ServerConfig,
+    keys: Authenticator | None,
+    services: Services | None = None,
+) -> FastAPI:
     """Builds the application around an engine that the caller starts and closes.
 
     Args:
@@ -46,6 +52,7 @@ def create_app(engine: Engine, config: ServerConfig, keys: Authenticator | None)
         config: Settings and limits.
         keys: Who may ask; None, which `config.insecure_no_auth` must allow, is everybody on
             this machine.
+        services: What keeps files, jobs and checkpoints; None is a server that only answers.
     """
     if keys is None and not config.insecure_no_auth:
         raise ValueError("A server without keys needs insecure_no_auth.")
@@ -59,6 +66,7 @@ def create_app(engine: Engine, config: ServerConfig, keys: Authenticator | None)
     )
     app.state.engine = engine
     app.state.config = config
+    app.state.services = services or Services()
     app.state.preparing = anyio.CapacityLimiter(config.preparing)
     for router in ROUTERS:
         check_closed(router)

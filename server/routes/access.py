@@ -10,6 +10,7 @@ from server.config import ServerConfig
 from server.engine import Engine
 from server.errors import InvalidKey, ScopeMissing, UnsupportedMediaType
 from server.security.keys import Principal, Scope
+from server.services import Services
 
 
 class Require:
@@ -47,6 +48,11 @@ def config_of(request: Request) -> ServerConfig:
     return cast("ServerConfig", request.app.state.config)
 
 
+def services_of(request: Request) -> Services:
+    """What this application keeps."""
+    return cast("Services", request.app.state.services)
+
+
 def request_id_of(request: Request) -> str:
     """The id that the gate gave to this request."""
     return cast("str", request.state.request_id)
@@ -65,4 +71,5 @@ def json_only(request: Request) -> None:
 
 EngineHere = Annotated[Engine, Depends(engine_of)]
 ConfigHere = Annotated[ServerConfig, Depends(config_of)]
+ServicesHere = Annotated[Services, Depends(services_of)]
 RequestId = Annotated[str, Depends(request_id_of)]
