@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 
@@ -48,3 +49,42 @@ def wilson(successes: float, n: int) -> Rate:
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 * sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return Rate(p, n, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
+
+
+def kept_ratio(before: Sequence[bool], after: Sequence[bool]) -> Rate:
+    """How much of a share is left: the ratio of two shares over the same cases, 95% interval.
+
+    The hybrid Wilson interval for paired shares (Bonett and Price, Biometrics 2006): the cases
+    are the same, so what both get right or wrong does not widen it.
+
+    Args:
+        before: One outcome for every case.
+        after: The outcomes of the same cases, later.
+
+    Returns:
+        The ratio, which may lie above 1; no value where no case succeeded before.
+
+    Raises:
+        ValueError: If the numbers of cases differ.
+    """
+    pairs = list(zip(before, after, strict=True))
+    both = sum(a and b for a, b in pairs)
+    lost = sum(a and not b for a, b in pairs)
+    won = sum(b and not a for a, b in pairs)
+    first, second, n = both + lost, both + won, both + lost + won
+    if not first:
+        return Rate(None, len(pairs), None, None)
+    spread = sqrt((lost + won + 2) / ((first + 1) * (second + 1)))
+    parts = sum(sqrt((1 - (x + 1) / (n + 2)) / (x + 1)) for x in (first, second))
+    first_low, first_high = _score_interval(first, n, Z_95 * spread / parts)
+    second_low, second_high = _score_interval(second, n, Z_95 * spread / parts)
+    high = second_high / first_low if first_low else None
+    return Rate(second / first, len(pairs), second_low / first_high, high)
+
+
+def _score_interval(successes: int, n: int, z: float) -> tuple[float, float]:
+    """Ends of the score interval at quantile `z`."""
+    centre = 2 * successes + z * z
+    half = z * sqrt(z * z + 4 * successes * (1 - successes / n))
+    scale = 2 * (n + z * z)
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
