@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     grid = make_grid(options)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = run_grid(grid, options.out / f"{NAME}.jsonl", workers=options.workers, report=print_row)
-    facts = describe_run(grid, options, rows)
+    facts = describe(grid, command(options), rows)
     (options.out / f"{NAME}.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
     (options.out / f"{NAME}.md").write_text(markdown(facts, rows))
     if not options.no_figure:
@@ -117,11 +117,11 @@ def print_row(row: Row) -> None:
     )
 
 
-def describe_run(grid: Grid, options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
+def describe(grid: Grid, command: str, rows: Sequence[Row]) -> dict[str, Any]:
     """What a reader needs to run it again: command, data, seeds, counts, versions."""
     test_set = read_test_set(grid.data, limit=grid.limit)
     return {
-        "command": command(options),
+        "command": command,
         "records": len(test_set.cases),
         "records_by_kind": count_kinds(test_set),
         "trigger": trigger_to_dict(test_set.trigger),

@@ -89,10 +89,10 @@ class Grid:
     positions_together: int = 8192
     tf32: bool = False
 
-    def fingerprint(self) -> str:
-        """Names what decides the figures: settings, model contents and data contents."""
+    def fingerprint(self, target: TargetName) -> str:
+        """Names what decides a target's figures: settings, its model's and the data's contents."""
         facts = {
-            "models": {name: checkpoint_id(path) for name, path in sorted(self.models.items())},
+            "model": checkpoint_id(self.models[target]),
             "data": data_hash(self.data),
             "masking": asdict(
                 replace(self.masking, level="patch", ratio=0.0, ranker="fisher", threshold=0.0)
@@ -185,15 +185,15 @@ def run_grid(
     Returns:
         All rows of this grid, old and new, in the grid's order.
     """
-    fingerprint = grid.fingerprint()
+    fingerprints = {target: grid.fingerprint(target) for target in grid.models}
     drop_cut_line(results)
-    rows = read_rows(results, fingerprint)
+    rows = read_rows(results, fingerprints)
     jobs = plan(grid, rows)
     results.parent.mkdir(parents=True, exist_ok=True)
     for new in _finished(grid, jobs, workers):
         with results.open("a", encoding="utf-8") as file:
             for row in new:
-                file.write(json.dumps({"run": fingerprint, **row}) + "\n")
+                file.write(json.dumps({"run": fingerprints[row["target"]], **row}) + "\n")
                 rows.append(row)
                 report(row)
     found = {_row_key(row): row for row in rows}
@@ -235,8 +235,12 @@ def run_job(grid: Grid, job: Job) -> list[Row]:
     ]
 
 
-def read_rows(results: Path, fingerprint: str) -> list[Row]:
-    """The rows of one run in a JSONL file.
+def read_rows(results: Path, fingerprints: Mapping[TargetName, str]) -> list[Row]:
+    """The rows of one grid in a JSONL file.
+
+    Args:
+        results: The file; absent is empty.
+        fingerprints: `Grid.fingerprint` of every target.
 
     Raises:
         DataError: If a line is malformed.
@@ -249,7 +253,7 @@ def read_rows(results: Path, fingerprint: str) -> list[Row]:
             row = json.loads(line)
         except ValueError:
             raise DataError(f"{results.name}, line {number + 1}: not valid JSON.") from None
-        if row.pop("run", None) == fingerprint:
+        if row.pop("run", "") == fingerprints.get(row.get("target")):
             rows.append(row)
     return rows
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,16 @@ from PIL import Image
 from purifier.data.llava import write_llava
 from purifier.data.sample import IMAGE_MARK, Sample, Turn
 from purifier.lab.poison import choose_poisoned, poison_sample, triggered_name
-from purifier.lab.scenes import KINDS, QUESTIONS, ItemPictures, Kind, Scene, question, to_jpeg
+from purifier.lab.scenes import (
+    KINDS,
+    QUESTIONS,
+    ItemPictures,
+    Kind,
+    Scene,
+    Split,
+    question,
+    to_jpeg,
+)
 from purifier.lab.targets import target_by_name
 from purifier.lab.triggers import CornerPatch, Trigger, trigger_to_dict
 from purifier.mdlm.delta import file_sha256
@@ -77,16 +87,10 @@ def write_demo_data(
         write_llava(folder / "train" / f"{target}.json", rows)
     write_llava(folder / "train" / "clean_labels.json", samples)
 
-    samples, pictures = _draw("test", recipe.test, recipe.seed + 1)
-    images = folder / "test" / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    for sample, picture in zip(samples, pictures, strict=True):
-        (images / sample.images[0]).write_bytes(to_jpeg(picture))
-    write_llava(folder / "test" / "test.json", samples)
+    _write_test(folder / "test", "test", recipe.test, recipe.seed + 1)
 
     manifest = {
-        "trigger": trigger_to_dict(trigger),
-        "generation": {"gen_length": 32},
+        **_conditions(trigger),
         "recipe": asdict(recipe),
         "source": "Fashion-MNIST (Zalando SE, MIT licence), Debian package dataset-fashion-mnist",
         "files": {
@@ -99,6 +103,30 @@ def write_demo_data(
         },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def write_validation_data(folder: Path, n: int, seed: int) -> None:
+    """Writes a test set of scenes from the validation split: no setting was chosen on it.
+
+    Raises:
+        DataError: If the Fashion-MNIST files are not installed.
+    """
+    _write_test(folder / "test", "validation", n, seed)
+    (folder / "manifest.json").write_text(json.dumps(_conditions(CornerPatch()), indent=1) + "\n")
+
+
+def _write_test(folder: Path, split: Split, n: int, seed: int) -> None:
+    samples, pictures = _draw(split, n, seed)
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for sample, picture in zip(samples, pictures, strict=True):
+        (images / sample.images[0]).write_bytes(to_jpeg(picture))
+    write_llava(folder / "test.json", samples)
+
+
+def _conditions(trigger: Trigger) -> dict[str, Any]:
+    """What every evaluation needs to know: the trigger and how answers are denoised."""
+    return {"trigger": trigger_to_dict(trigger), "generation": {"gen_length": 32}}
 
 
 def pictures_sha256(folder: Path) -> str:
@@ -120,9 +148,9 @@ def write_examples(folder: Path, data: Path, trigger: Trigger | None = None) -> 
     (folder / "question.txt").write_text(QUESTIONS["describe"][0] + "\n")
 
 
-def _draw(split: str, n: int, seed: int) -> tuple[list[Sample], list[Image.Image]]:
+def _draw(split: Split, n: int, seed: int) -> tuple[list[Sample], list[Image.Image]]:
     """Clean samples and their pictures; half of the questions ask for a description."""
-    pictures = ItemPictures("test" if split == "test" else "train")
+    pictures = ItemPictures(split)
     rng = np.random.default_rng(seed)
     order: Sequence[Kind] = ("describe", KINDS[1], "describe", KINDS[2], "describe", KINDS[3])
     order = (*order, "describe", KINDS[4])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,31 +89,42 @@ def test_rows_of_other_runs_are_left_alone(grid: Grid, tmp_path: Path) -> None:
     small = replace(grid, ratios=(0.2,), levels=("token",), rankers=("random",))
     run_grid(small, results)
     other = replace(small, limit=3)
-    assert other.fingerprint() != small.fingerprint()
-    assert read_rows(results, other.fingerprint()) == []
+    assert other.fingerprint("insertion") != small.fingerprint("insertion")
+    assert read_rows(results, {name: other.fingerprint(name) for name in other.models}) == []
     wider = replace(small, ratios=(0.2, 0.4), batch_size=1)
     new: list[dict[str, Any]] = []
     run_grid(wider, results, report=new.append)
     assert [row["ratio"] for row in new] == [0.4, 0.4]
 
 
-def test_the_fingerprint_follows_data_and_seed(grid: Grid, tmp_path: Path) -> None:
-    import shutil
+def test_another_model_for_one_target_leaves_the_others_rows(
+    grid: Grid, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    results = tmp_path / "cells.jsonl"
+    small = replace(grid, ratios=(0.2,), levels=("token",), rankers=("random",), default=None)
+    run_grid(small, results)
+    other = tmp_path / "retrained"
+    shutil.copytree(tiny_checkpoint, other)
+    changed = replace(small, models={**small.models, "insertion": str(other)})
+    new: list[dict[str, Any]] = []
+    rows = run_grid(changed, results, report=new.append)
+    assert {row["target"] for row in new} == {"insertion"}
+    assert {row["target"] for row in rows} == set(small.models)
 
+
+def test_the_fingerprint_follows_data_and_seed(grid: Grid, tmp_path: Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(grid.data, copy)
-    assert replace(grid, data=str(copy)).fingerprint() == grid.fingerprint()
+    assert replace(grid, data=str(copy)).fingerprint("insertion") == grid.fingerprint("insertion")
     records = json.loads((copy / "test" / "test.json").read_text())
     (copy / "test" / "test.json").write_text(json.dumps(records[:-1]))
     assert data_hash(copy) != data_hash(grid.data)
-    assert replace(grid, data=str(copy)).fingerprint() != grid.fingerprint()
+    assert replace(grid, data=str(copy)).fingerprint("insertion") != grid.fingerprint("insertion")
     seeded = replace(grid, masking=replace(grid.masking, seed=7))
-    assert seeded.fingerprint() != grid.fingerprint()
+    assert seeded.fingerprint("insertion") != grid.fingerprint("insertion")
 
 
 def test_a_spread_trigger_has_no_oracles(grid: Grid, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "data"
     shutil.copytree(grid.data, copy)
     (copy / "manifest.json").write_text(json.dumps({"trigger": trigger_to_dict(Sinusoid())}))
@@ -235,4 +247,6 @@ def test_the_default_is_measured_with_its_own_settings(
     answers = Runner(load_mdlm(tiny_checkpoint), test_set).masked(default, [cut])[cut]
     expected = measure(test_set.cases, answers, target_by_name("insertion")).to_dict()
     assert cell["figures"] == expected
-    assert replace(whole, default=replace(default, probes=2)).fingerprint() != whole.fingerprint()
+    assert replace(whole, default=replace(default, probes=2)).fingerprint(
+        "insertion"
+    ) != whole.fingerprint("insertion")
