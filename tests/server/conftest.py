@@ -12,6 +12,7 @@ from PIL import Image
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import load_mdlm
 from server.security.keys import SCOPES, Scope, create_key
+from tests.support.postgres import postgres_cluster, postgres_url  # noqa: F401 - fixtures
 from tests.support.service import Body, Service, data_url, start_server, stop_server
 
 KEYS: dict[str, tuple[Scope, ...]] = {

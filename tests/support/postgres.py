@@ -1,0 +1,155 @@
+"""A throw-away PostgreSQL cluster for tests that need a real one.
+
+Import the fixtures into a `conftest.py` or a test module:
+
+    from tests.support.postgres import postgres_cluster, postgres_url
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+START_SECONDS = 60
+_PLACES = ("/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt")
+_ACCOUNTS = ("postgres", "nobody")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running server on loopback that trusts everybody on this machine."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://disp@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, statement: str) -> None:
+        """Runs one statement outside of a transaction."""
+        with psycopg.connect(self._address, autocommit=True) as connection:
+            connection.execute(statement)
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self._address, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    @property
+    def _address(self) -> str:
+        return f"host=127.0.0.1 port={self.port} user=disp dbname=postgres"
+
+
+def find_binaries() -> Path | None:
+    """Folder of `initdb` and `postgres`, which distributions keep out of PATH."""
+    if found := shutil.which("initdb"):
+        return Path(found).parent
+    files = [file for place in _PLACES for file in Path(place).glob("*/bin/initdb")]
+    return max(files).parent if files else None
+
+
+def start_cluster(folder: Path, binaries: Path) -> Cluster:
+    """Makes and starts a cluster in an existing, empty folder.
+
+    PostgreSQL refuses to run as root: it then runs under an account without rights.
+    """
+    account: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        user = _account()
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    data = folder / "data"
+    options = ["--username=disp", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+    made = subprocess.run(
+        [binaries / "initdb", f"--pgdata={data}", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        **account,
+    )
+    assert made.returncode == 0, made.stderr
+    port = _free_port()
+    settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "fsync": "off"}
+    words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [binaries / "postgres", "-D", data, "-p", str(port), *words],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            **account,
+        )
+    cluster = Cluster(port, process)
+    deadline = time.monotonic() + START_SECONDS
+    while not cluster.answers():
+        running = process.poll() is None and time.monotonic() < deadline
+        assert running, (folder / "log").read_text()
+    return cluster
+
+
+def stop_cluster(cluster: Cluster) -> None:
+    cluster.process.send_signal(signal.SIGINT)
+    try:
+        cluster.process.wait(30)
+    finally:
+        cluster.process.kill()
+        cluster.process.wait()
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[Cluster]:
+    """One cluster for the session; tests that ask for it are skipped without PostgreSQL."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed.")
+    # Not under pytest's own folder, which only its owner may enter.
+    folder = Path(tempfile.mkdtemp(prefix="disp-postgres-"))
+    try:
+        cluster = start_cluster(folder, binaries)
+        try:
+            yield cluster
+        finally:
+            stop_cluster(cluster)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
+    """URL of a fresh, empty database, as SQLAlchemy reads it."""
+    name = f"disp_{uuid.uuid4().hex}"
+    postgres_cluster.execute(f"CREATE DATABASE {name}")
+    yield postgres_cluster.url(name)
+    postgres_cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _account() -> pwd.struct_passwd:
+    for name in _ACCOUNTS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise AssertionError("There is no account without rights to run PostgreSQL under.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
