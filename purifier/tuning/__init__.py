@@ -1,0 +1,1 @@
+"""Recovery: fine-tuning a compromised checkpoint on purified labels."""
