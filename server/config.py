@@ -37,6 +37,29 @@ class MediaLimits:
 
 
 @dataclass(frozen=True)
+class UploadLimits:
+    """What an uploaded data set may be.
+
+    Attributes:
+        file_bytes: Bytes of the request that carries the file.
+        members: Members of an archive, folders included.
+        total_bytes: Bytes that an archive unpacks to.
+        ratio: Bytes that an archive unpacks to over its own.
+        ratio_free_bytes: Bytes that an archive may unpack to whatever the ratio.
+        name_bytes: UTF-8 bytes of a member's path.
+        depth: Parts of a member's path.
+    """
+
+    file_bytes: int = 4_000 * MEGABYTE
+    members: int = 200_000
+    total_bytes: int = 20_000 * MEGABYTE
+    ratio: int = 100
+    ratio_free_bytes: int = 10 * MEGABYTE
+    name_bytes: int = 1_024
+    depth: int = 16
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """How the service behaves.
 
@@ -45,7 +68,7 @@ class ServerConfig:
         port: Port to listen on; 0 takes a free one.
         queue_size: Requests that may wait for the engine, besides the one it works on.
         preparing: Requests whose images are decoded at the same time; bounds memory.
-        max_body: Bytes of a request body.
+        max_body: Bytes of a request body; uploads have their own limit.
         max_text: Characters of all turns of a request; bounds the tokenizer's work.
         deadline: Seconds one generation may take.
         drain: Seconds that running requests are given at shutdown.
@@ -54,6 +77,7 @@ class ServerConfig:
             `top_k` x `top_k` at every position of the first block; bounds memory. They are held
             several times over, 8 bytes each.
         media: Limits of images.
+        upload: Limits of uploaded data sets.
         generation: Denoising settings a request starts from.
         masking: The defence a request starts from.
         insecure_no_auth: Serve without keys; only on a loopback address.
@@ -70,6 +94,7 @@ class ServerConfig:
     max_probes: int = 64
     max_fisher_values: int = 8_000_000
     media: MediaLimits = field(default_factory=MediaLimits)
+    upload: UploadLimits = field(default_factory=UploadLimits)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     insecure_no_auth: bool = False
@@ -83,6 +108,8 @@ class ServerConfig:
             raise StartError(f"deadline must be above 0 and at most {_LONGEST} seconds.")
         if not 0 <= self.drain <= _LONGEST:
             raise StartError(f"drain must be between 0 and {_LONGEST} seconds.")
+        if self.upload.file_bytes < 1:
+            raise StartError("the limit of uploads must be at least 1 byte.")
         if self.masking.probes > self.max_probes:
             raise StartError(f"probes must be at most {self.max_probes}.")
         if self.generation.block * self.masking.top_k**2 > self.max_fisher_values:

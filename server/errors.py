@@ -13,15 +13,25 @@
     |   |-- ImageUndecodable        400 not base64, truncated or damaged
     |   |-- InvalidBody             400 not JSON
     |   |-- BodyTooLarge            413
+    |   |-- ArchiveTooLarge         413 more members or bytes than are unpacked
+    |   |-- ArchiveRefused          422 damaged, or with links or bad names
+    |   |-- UnusableDataSet         422 an upload that no job could read
+    |   |-- UnsupportedFile         415 neither a label file nor an archive
     |   `-- UnsupportedMediaType    415
     |-- MissingKey, InvalidKey      401
     |-- ScopeMissing, HostRefused   403
     |-- NotFound, ModelNotFound     404
+    |-- JobNotFound                 404
+    |-- DataFileNotFound            404 no such upload or data set
     |-- MethodNotAllowed            405
+    |-- JobStateConflict            409 the job's status does not allow it
+    |-- DataFileInUse               409 an unfinished job reads it
+    |-- IdempotencyConflict         422 the key was used for another request
     |-- QueueFull                   429 with Retry-After
     |-- NotReady, Draining          503 with Retry-After
     |-- DeadlineExceeded            504
     |-- GenerationFailed            500
+    |-- StorageFull                 507
     `-- ClientDisconnected          499 nobody is there to read it
 
 Messages reach the client: they name the field and the remedy, and never contain the text
@@ -162,6 +172,33 @@ class BodyTooLarge(InvalidRequest):
     code = "body_too_large"
 
 
+class ArchiveTooLarge(InvalidRequest):
+    """An archive has more members or bytes than the server unpacks."""
+
+    status = 413
+    code = "archive_too_large"
+
+
+class ArchiveRefused(InvalidRequest):
+    """An archive is damaged, or holds what the server does not unpack."""
+
+    code = "archive_refused"
+
+
+class UnusableDataSet(InvalidRequest):
+    """An upload holds no data set that a job could read."""
+
+    code = "unusable_data_set"
+
+
+class UnsupportedFile(InvalidRequest):
+    """An upload is neither a label file nor an archive."""
+
+    status = 415
+    code = "unsupported_file"
+    default = "Send JSON, JSONL or parquet, or a zip, tar or tar.gz of one of them and its images."
+
+
 class UnsupportedMediaType(InvalidRequest):
     """The body is not declared as JSON."""
 
@@ -220,6 +257,48 @@ class ModelNotFound(ServerError):
     status = 404
     code = "model_not_found"
     type = "not_found_error"
+
+
+class JobNotFound(ServerError):
+    """There is no such job."""
+
+    status = 404
+    code = "job_not_found"
+    type = "not_found_error"
+    default = "There is no job of this id."
+
+
+class DataFileNotFound(ServerError):
+    """There is no such upload or data set."""
+
+    status = 404
+    code = "file_not_found"
+    type = "not_found_error"
+    default = "There is no file of this id."
+
+
+class DataFileInUse(ServerError):
+    """An unfinished job reads the file."""
+
+    status = 409
+    code = "file_in_use"
+    type = "invalid_request_error"
+    default = "A job that has not finished reads this file; cancel it first."
+
+
+class JobStateConflict(ServerError):
+    """A job's status does not allow what was asked."""
+
+    status = 409
+    code = "job_state_conflict"
+    type = "invalid_request_error"
+
+
+class IdempotencyConflict(InvalidRequest):
+    """An idempotency key was used before, for another request."""
+
+    code = "idempotency_conflict"
+    default = "This Idempotency-Key was used for another request; send a new one."
 
 
 class MethodNotAllowed(ServerError):
@@ -281,6 +360,14 @@ class GenerationFailed(ServerError):
 
     code = "generation_failed"
     default = "The model failed on this request. The server's log has this request's id."
+
+
+class StorageFull(ServerError):
+    """The server's disk has no room."""
+
+    status = 507
+    code = "storage_full"
+    default = "The server has no room for this file. Delete files, or ask its operator."
 
 
 class ClientDisconnected(ServerError):
