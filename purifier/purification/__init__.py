@@ -1,0 +1,1 @@
+"""Relabelling a data set with the compromised model itself; `purifier.purify` is the way in."""

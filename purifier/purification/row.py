@@ -1,0 +1,78 @@
+"""What became of one sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from purifier.errors import DataError
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class PurifiedRow:
+    """The outcome for one sample.
+
+    Attributes:
+        record: Number of its record in the data set, counted from 0.
+        id: The record's own id; None if it had none.
+        answers: Texts of all its assistant turns, new ones in place of old ones; None keeps
+            the sample as it is.
+        flagged: Whether one of its labels disagrees with what the masked model sees; None if
+            that was not asked (policy `relabel_all`, a sample without images or answers).
+        dropped: Whether the sample is left out of the purified set.
+        problem: Code of why it could not be purified (`bad_image`, `bad_sample`,
+            `prompt_too_long`); such a sample is dropped, for its label may be the attacker's.
+            None if it could.
+        further: Pairs of a further prompt and its answer.
+        side: What the side table tells about it, see `purifier.purification.side`.
+    """
+
+    record: int
+    id: str | int | None
+    answers: tuple[str, ...] | None = None
+    flagged: bool | None = None
+    dropped: bool = False
+    problem: str | None = None
+    further: tuple[tuple[str, str], ...] = ()
+    side: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The row as one line of JSON, without its end."""
+        values = {
+            "record": self.record,
+            "id": self.id,
+            "answers": self.answers,
+            "flagged": self.flagged,
+            "dropped": self.dropped,
+            "problem": self.problem,
+            "further": self.further,
+            "side": dict(self.side),
+        }
+        return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> PurifiedRow:
+        """A row from `to_json`.
+
+        Raises:
+            DataError: If the line is not such a row.
+        """
+        try:
+            values: dict[str, Any] = json.loads(line)
+            answers = values["answers"]
+            return cls(
+                record=values["record"],
+                id=values["id"],
+                answers=None if answers is None else tuple(answers),
+                flagged=values["flagged"],
+                dropped=values["dropped"],
+                problem=values["problem"],
+                further=tuple((prompt, answer) for prompt, answer in values["further"]),
+                side=values["side"],
+            )
+        except (ValueError, TypeError, KeyError):
+            raise DataError("A line is not a purified row; its file is damaged.") from None
