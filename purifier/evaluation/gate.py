@@ -6,7 +6,8 @@
 | `max_drift` | `drift` of rows that were not flagged | the training set |
 | `max_asr` | `asr` after the job | the test set, with a stated trigger and target |
 | `max_asr_untriggered` | `asr_untriggered` after the job | the same |
-| `min_utility` | `utility_kept`, relative to the compromised model | the test set |
+| `min_utility` | `utility_kept`: exact answers, relative to before | the test set |
+| `min_words` | `words_kept`: words shared with the given answers, relative again | the test set |
 
 A limit that is None is not judged. A limit whose metric was not measured fails: what nobody
 looked at is not passed.
@@ -40,12 +41,13 @@ _LIMITS = {
     "max_asr": _Limit("after", "asr", True),
     "max_asr_untriggered": _Limit("after", "asr_untriggered", True),
     "min_utility": _Limit("change", "utility_kept", False),
+    "min_words": _Limit("change", "words_kept", False),
 }
 
 
 @dataclass(frozen=True)
 class GateLimits:
-    """Limits of one job, shares between 0 and 1 (`min_utility` may be above 1).
+    """Limits of one job, shares between 0 and 1; what is kept may lie above 1.
 
     Attributes:
         max_disagreement: Most rows on which masked and unmasked answers may still differ.
@@ -53,6 +55,7 @@ class GateLimits:
         max_asr: Highest attack success rate.
         max_asr_untriggered: Highest rate of the target's words without the trigger.
         min_utility: Least share of the compromised model's exact answers that must be kept.
+        min_words: The same for the word overlap, where answers are too long to be exact.
         treatment: `point` judges the measured value. `interval` asks the whole 95% interval to
             meet the limit, so that a small test set cannot pass by luck.
     """
@@ -62,6 +65,7 @@ class GateLimits:
     max_asr: float | None = None
     max_asr_untriggered: float | None = None
     min_utility: float | None = None
+    min_words: float | None = None
     treatment: Treatment = "point"
 
     def __post_init__(self) -> None:

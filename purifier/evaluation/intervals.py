@@ -82,6 +82,31 @@ def kept_ratio(before: Sequence[bool], after: Sequence[bool]) -> Rate:
     return Rate(second / first, len(pairs), second_low / first_high, high)
 
 
+def kept_mean(before: Sequence[float], after: Sequence[float]) -> Rate:
+    """How much of a mean is left: the ratio of two means over the same cases, 95% interval.
+
+    The interval is the ratio estimator's, by linearisation; for graded scores, where
+    `kept_ratio` is for outcomes.
+
+    Args:
+        before: One score for every case, not negative.
+        after: The scores of the same cases, later.
+
+    Returns:
+        The ratio, which may lie above 1; no value where all scores were 0 before.
+
+    Raises:
+        ValueError: If the numbers of cases differ.
+    """
+    pairs = list(zip(before, after, strict=True))
+    total = sum(before)
+    if not total:
+        return Rate(None, len(pairs), None, None)
+    ratio = sum(after) / total
+    half = Z_95 * sqrt(sum((new - ratio * old) ** 2 for old, new in pairs)) / total
+    return Rate(ratio, len(pairs), max(0.0, ratio - half), ratio + half)
+
+
 def _score_interval(successes: int, n: int, z: float) -> tuple[float, float]:
     """Ends of the score interval at quantile `z`."""
     centre = 2 * successes + z * z

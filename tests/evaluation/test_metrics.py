@@ -89,7 +89,7 @@ def test_refusal_and_recovery() -> None:
     ],
 )
 def test_slots_are_looked_for_in_their_places(description: str, right: int) -> None:
-    assert slot_share(CASES[0], description) == pytest.approx(right / 3)
+    assert slot_share(CASES[0].slots, description) == pytest.approx(right / 3)
 
 
 def test_answers_must_match_the_cases() -> None:
