@@ -129,6 +129,23 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Dialogue:
+    """A whole dialogue, answers included, as the host prepares it for training.
+
+    Attributes:
+        inputs: Ids and images; the ids end with the last answer's end of turn.
+        answers: bool [n], true at the ids of answers and of the end of turn behind them.
+        marks: bool [n], true at the chat marks between texts, and at the assistant's role name.
+        turns: int64 [n], the round of question and answer an id belongs to, counted from 0.
+    """
+
+    inputs: Inputs
+    answers: Tensor
+    marks: Tensor
+    turns: Tensor
+
+
+@dataclass(frozen=True)
 class VisualSpan:
     """The visual tokens of one image inside a prompt: `[start, start + length)`."""
 
@@ -177,6 +194,10 @@ class Mdlm(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     @property
+    def modules(self) -> torch.nn.Module:
+        """The weights, for adapters and optimizers; everybody else uses the methods."""
+
+    @property
     def mask_embedding(self) -> Tensor:
         """Embedding of the mask token, [D]."""
 
@@ -186,6 +207,15 @@ class Mdlm(Protocol):
         Raises:
             InvalidPrompt: If a turn is empty, an image is unusable or the result is longer
                 than `max_length`.
+        """
+
+    def prepare_dialogue(self, messages: Sequence[Message]) -> Dialogue:
+        """Tokenises a dialogue that ends with an answer, for training on its answers.
+
+        Questions and the headers of answers are tokenised as `prepare` does.
+
+        Raises:
+            InvalidPrompt: As `prepare`, or if an answer is empty.
         """
 
     def prepare_image(self, image: Image.Image, *, n_images: int = 1) -> ImageInput:
@@ -203,6 +233,28 @@ class Mdlm(Protocol):
                 Gradients flow through them.
         """
 
+    def image_features(self, image: ImageInput, *, tower: bool) -> Tensor:
+        """What training computes once for an image, [views, patches, D_vision]; no gradients.
+
+        Args:
+            image: The processed image.
+            tower: Whether the tower is trained: then its input is given, else its output.
+        """
+
+    def visual_batch(
+        self, features: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, tower: bool
+    ) -> list[Tensor]:
+        """Visual embeddings of several images from `image_features`, with gradients.
+
+        Args:
+            features: For every image [views, patches, D_vision].
+            sizes: The images' widths and heights.
+            tower: As given to `image_features`.
+
+        Returns:
+            For every image [n_tokens, D].
+        """
+
     def assemble(self, inputs: Inputs, visual: Sequence[Tensor]) -> Prompt:
         """Puts text embeddings and the images' visual embeddings together."""
 
@@ -215,13 +267,21 @@ class Mdlm(Protocol):
     def token_embeddings(self, ids: Tensor) -> Tensor:
         """Rows of the embedding table, [..., D]."""
 
-    def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        attends: Tensor | None = None,
+    ) -> Tensor:
         """One full forward pass.
 
         Args:
             embeds: [B, N, D], right-padded.
             positions: int64 [B, P]; only these positions go through the output head.
             lengths: int64 [B], real lengths where rows are padded; None if none is.
+            attends: bool [B, N, N], which position (row) sees which (column); None: all see all.
 
         Returns:
             float32 [B, P, vocab_size]; row p predicts the token at `positions[:, p]`.
@@ -250,3 +310,9 @@ class Mdlm(Protocol):
 
     def trainable(self, parts: Sequence[Part]) -> list[torch.nn.Parameter]:
         """Opens the named parts for gradients, closes all others, returns the open ones."""
+
+    def linear_layers(self, part: Part) -> list[str]:
+        """Names in `modules` of the layers of a part that LoRA adapts."""
+
+    def published_name(self, name: str) -> str:
+        """The published name of a parameter of `modules`."""

@@ -53,8 +53,12 @@ def is_delta(folder: Path) -> bool:
     return (folder / "delta.json").is_file()
 
 
-def read_delta(folder: Path) -> Delta:
+def read_delta(folder: Path, *, base: Path | None = None) -> Delta:
     """Reads and checks a delta.
+
+    Args:
+        folder: The delta.
+        base: Its base; the folder of the name it gives, beside it, by default.
 
     Raises:
         CheckpointError: If it is damaged, altered, or its base is not there.
@@ -63,7 +67,8 @@ def read_delta(folder: Path) -> Delta:
     name = manifest.get("base")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@-]*", name):
         raise CheckpointError(f"{folder.name}: delta.json must name its base folder.")
-    base = folder.parent / name
+    if base is None:
+        base = folder.parent / name
     if not base.is_dir():
         raise CheckpointError(f"{folder.name}: its base {name} is not beside it.")
     tensors: dict[str, Tensor] = {}

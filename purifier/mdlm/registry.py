@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import torch
 
 from purifier.errors import CheckpointError, InvalidSetting
 from purifier.mdlm.base import Mdlm
-from purifier.mdlm.delta import apply_delta, is_delta, read_delta
+from purifier.mdlm.delta import apply_delta, file_sha256, is_delta, read_delta
 from purifier.mdlm.llada_v import LladaV
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npz", ".npy", ".joblib")
@@ -38,12 +38,17 @@ _MODEL_TYPES = ("llava_llada",)
 
 
 def load_mdlm(
-    path: str | Path, *, device: str = "cpu", dtype: str | torch.dtype = "float32"
+    path: str | Path,
+    *,
+    base: Path | None = None,
+    device: str = "cpu",
+    dtype: str | torch.dtype = "float32",
 ) -> Mdlm:
     """Loads a checkpoint folder.
 
     Args:
         path: A base checkpoint or a delta.
+        base: A delta's base; the folder of the name it gives, beside it, by default.
         device: `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `float32` or `bfloat16`.
 
@@ -59,7 +64,7 @@ def load_mdlm(
     target = _device(device)
     if not is_delta(folder):
         return _load_base(folder, target, dtype)
-    delta = read_delta(folder)
+    delta = read_delta(folder, base=base)
     _refuse_pickles(folder)
     mdlm = _load_base(delta.base, target, dtype)
     if base_hash(delta.base) != delta.base_sha256:
@@ -78,6 +83,25 @@ def checkpoint_id(path: str | Path) -> str:
 def base_hash(folder: Path) -> str:
     """SHA-256 over the names and contents of a base checkpoint's files, hexadecimal."""
     return _content_hash(folder)
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256, hexadecimal, of every file that makes the content of a checkpoint, by its path."""
+    files = [
+        (file.relative_to(folder).as_posix(), file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.suffix in (".json", ".safetensors")
+    ]
+    return {name: file_sha256(file) for name, file in files}
+
+
+def content_hash(hashes: Mapping[str, str]) -> str:
+    """The content hash of a checkpoint out of those of its files, in `file_hashes`' order."""
+    digest = hashlib.sha256()
+    for name, value in hashes.items():
+        digest.update(name.encode() + b"\0")
+        digest.update(bytes.fromhex(value))
+    return digest.hexdigest()
 
 
 def check_folder(folder: Path) -> str:
@@ -166,10 +190,4 @@ def _refuse_remote_code(value: Any, name: str) -> None:
 
 
 def _content_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.suffix in (".json", ".safetensors"):
-            digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    return content_hash(file_hashes(folder))

@@ -46,7 +46,7 @@ class FinetuneSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        paths = {name: str(getattr(self, name)) for name in _PATHS}
+        paths: dict[str, str | None] = {name: str(getattr(self, name)) for name in _PATHS}
         for name in _OPTIONAL_PATHS:
             value = getattr(self, name)
             paths[name] = None if value is None else str(value)

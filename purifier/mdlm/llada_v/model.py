@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from purifier.errors import CheckpointError, InvalidPrompt, PromptTooLong
 from purifier.mdlm.base import (
     IMAGE_PLACEHOLDER,
+    Dialogue,
     ImageInput,
     Inputs,
     Message,
@@ -31,6 +32,9 @@ from purifier.mdlm.llada_v.weights import load_weights, published_name
 
 _MIN_SIDE = 4
 _MAX_ASPECT = 64.0
+
+_LANGUAGE_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_TOWER_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 _VIEWS_AT_ONCE = 64
 """Views that `embed_all` sends through the tower together, which bounds its memory."""
@@ -158,6 +162,24 @@ class LladaV:
             )
         return inputs
 
+    def prepare_dialogue(self, messages: Sequence[Message]) -> Dialogue:
+        rendered = self.tokenizer.render_dialogue(messages)
+        n_images = len(rendered.images)
+        images = tuple(self.prepare_image(image, n_images=n_images) for image in rendered.images)
+        inputs = Inputs(torch.tensor(rendered.ids), images)
+        if inputs.length > self.max_length:
+            raise PromptTooLong(
+                f"The dialogue has {inputs.length} positions, images included; this model takes "
+                f"{self.max_length} at most. Shorten the text or use fewer images.",
+                param="messages",
+            )
+        return Dialogue(
+            inputs,
+            torch.tensor(rendered.answers),
+            torch.tensor(rendered.marks),
+            torch.tensor(rendered.turns),
+        )
+
     def prepare_image(self, image: Image.Image, *, n_images: int = 1) -> ImageInput:
         width, height = image.size
         if min(width, height) < _MIN_SIDE:
@@ -178,14 +200,37 @@ class LladaV:
 
     def encode_views(self, patches: Tensor) -> Tensor:
         """Encoder and projector: [views, patches, D_vision] -> [views, patches, D]."""
-        features = self.modules.vision_tower.encoder(inputs_embeds=patches).last_hidden_state
-        projected: Tensor = self.modules.mm_projector(features)
+        projected: Tensor = self.modules.mm_projector(self._encode(patches))
         return projected
+
+    def _encode(self, patches: Tensor) -> Tensor:
+        """The tower's encoder, [views, patches, D_vision]."""
+        encoder = self.modules.vision_tower.encoder
+        features: Tensor = encoder(inputs_embeds=patches).last_hidden_state
+        return features
 
     def visual_embeddings(self, image: ImageInput, patches: Tensor | None = None) -> Tensor:
         features = self.encode_views(self.patch_embeddings(image) if patches is None else patches)
         layout = image_layout(image.image.size, len(image.views), self.config)
         return pack(features[None], layout, self.modules.image_newline)[0]
+
+    @torch.no_grad()
+    def image_features(self, image: ImageInput, *, tower: bool) -> Tensor:
+        patches = self.patch_embeddings(image)
+        return patches if tower else self._encode(patches)
+
+    def visual_batch(
+        self, features: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, tower: bool
+    ) -> list[Tensor]:
+        if not features:
+            return []
+        views = torch.cat(list(features))
+        projected: Tensor = self.modules.mm_projector(self._encode(views) if tower else views)
+        visual = []
+        for views, size in zip(projected.split([len(f) for f in features]), sizes, strict=True):  # type: ignore[no-untyped-call]
+            layout = image_layout(size, len(views), self.config)
+            visual.append(pack(views[None], layout, self.modules.image_newline)[0])
+        return visual
 
     def assemble(self, inputs: Inputs, visual: Sequence[Tensor]) -> Prompt:
         pieces: list[Tensor] = []
@@ -245,12 +290,6 @@ class LladaV:
         *,
         attends: Tensor | None = None,
     ) -> Tensor:
-        """One full forward pass; see `Mdlm.logits`.
-
-        `attends`, bool [B, N, N], says which position (row) sees which (column); by default
-        every one sees every other. The published training code can restrict a turn to itself
-        and earlier turns in this way.
-        """
         mask = _padding_mask(embeds, lengths)
         if attends is not None:
             mask = attends[:, None] if mask is None else attends[:, None] & mask[:, None, None]
@@ -278,6 +317,23 @@ class LladaV:
 
     def published_weights(self) -> dict[str, Tensor]:
         return {published_name(name): tensor for name, tensor in self.modules.state_dict().items()}
+
+    def linear_layers(self, part: Part) -> list[str]:
+        prefix, names = {
+            "projector": ("mm_projector", ("0", "2")),
+            "language_model": ("language_model.layers", _LANGUAGE_LAYERS),
+            "vision_tower": ("vision_tower.encoder.layers", _TOWER_LAYERS),
+        }[part]
+        return [
+            name
+            for name, module in self.modules.named_modules()
+            if name.startswith(f"{prefix}.")
+            and name.rpartition(".")[2] in names
+            and hasattr(module, "weight")
+        ]
+
+    def published_name(self, name: str) -> str:
+        return published_name(name)
 
     def trainable(self, parts: Sequence[Part]) -> list[nn.Parameter]:
         modules = self.modules

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -34,6 +35,17 @@ _MARKS = {
     "end_header": "<|end_header_id|>",
     "eot": "<|eot_id|>",
 }
+
+
+@dataclass(frozen=True)
+class RenderedDialogue:
+    """Ids of a whole dialogue, its images, and what every id is; see `purifier.mdlm.base`."""
+
+    ids: list[int]
+    images: list[Image.Image]
+    answers: list[bool]
+    marks: list[bool]
+    turns: list[int]
 
 
 class ChatTokenizer:
@@ -105,6 +117,43 @@ class ChatTokenizer:
             ids.append(self.tokens.eot)
         return ids + self._header("assistant") + self.encode("\n\n"), images
 
+    def render_dialogue(self, messages: Sequence[Message]) -> RenderedDialogue:
+        """Ids of a dialogue that ends with an answer.
+
+        The published code also trains on the marks of the chat layout, wherever their ids
+        stand, and on the whole header of an answer.
+        """
+        check_dialogue(messages)
+        if messages[0].role != "system":
+            messages = [Message("system", (SYSTEM_PROMPT,)), *messages]
+        tokens = self.tokens
+        mark_ids = {tokens.bos, tokens.start_header, tokens.end_header, tokens.eot}
+        mark_ids |= set(self.encode("\n\n"))
+        ids = [tokens.bos]
+        images: list[Image.Image] = []
+        answers, marks, turns = [False], [True], [0]
+        turn = 0
+        for message in messages:
+            is_answer = message.role == "assistant"
+            header = self._header(message.role)
+            if is_answer:
+                # As generation sees it: the header is complete before the answer begins.
+                header += self.encode("\n\n")
+                content = [token for part in message.content for token in self._answer(part)]
+            else:
+                content = self._content(message, images)
+            piece = [*header, *content, tokens.eot]
+            ids += piece
+            answers += [False] * len(header) + [is_answer] * (len(content) + 1)
+            in_header = [is_answer or token in mark_ids for token in header]
+            marks += in_header + [token in mark_ids for token in piece[len(header) :]]
+            turns += [turn] * len(piece)
+            turn += is_answer
+        return RenderedDialogue(ids, images, answers, marks, turns)
+
+    def _answer(self, part: str | Image.Image) -> list[int]:
+        return self.encode(part.strip()) if isinstance(part, str) else []
+
     def _header(self, role: str) -> list[int]:
         return [self.tokens.start_header, *self.encode(role), self.tokens.end_header]
 
@@ -138,6 +187,21 @@ def check_messages(messages: Sequence[Message]) -> None:
     """
     if not messages or messages[-1].role != "user":
         raise InvalidPrompt("The last message must be a user turn.", param="messages")
+    _check_turns(messages)
+
+
+def check_dialogue(messages: Sequence[Message]) -> None:
+    """Checks that a dialogue can be trained on.
+
+    Raises:
+        InvalidPrompt: If it is empty, a turn is empty, or it does not end with an answer.
+    """
+    if not messages or messages[-1].role != "assistant":
+        raise InvalidPrompt("The last message must be an assistant turn.", param="messages")
+    _check_turns(messages)
+
+
+def _check_turns(messages: Sequence[Message]) -> None:
     for number, message in enumerate(messages):
         texts = [part for part in message.content if isinstance(part, str)]
         if not any(text.strip() for text in texts):
