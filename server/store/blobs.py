@@ -1,0 +1,233 @@
+"""Files that all workers share: a local folder, or any store that fsspec reaches.
+
+A key is a relative path such as `jobs/ftjob-1/shards/00042.jsonl`. Whatever is there is whole:
+a file is written under a temporary name and moved; a folder counts from the moment its
+manifest is there, which is written last and names every file with its SHA-256.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from purifier.mdlm.delta import file_sha256
+
+FOLDER_MANIFEST = "manifest.json"
+"""Names the files of a folder; a folder without it is not there."""
+
+_PART = r"[A-Za-z0-9_@:=,+-][A-Za-z0-9._@:=,+-]*"
+_KEY = re.compile(rf"{_PART}(/{_PART})*")
+
+
+class BlobDamaged(Exception):
+    """A file of the store is not what its manifest says; the message names its key."""
+
+
+class BlobStore:
+    """Files by key.
+
+    Args:
+        url: A folder, or a URL that fsspec knows, such as `s3://bucket/prefix`.
+        cache: Folder for copies of remote files; a store in a local folder needs none.
+    """
+
+    def __init__(self, url: str | Path, *, cache: Path | None = None) -> None:
+        self.url = str(url)
+        self._fs, root = fsspec.core.url_to_fs(self.url)
+        self._root = str(root).rstrip("/")
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+        if not self.is_local and cache is None:
+            cache = Path(tempfile.gettempdir()) / f"disp-blobs-{os.getuid()}"
+        self._cache = Path(self._root) if cache is None else cache
+
+    def exists(self, key: str) -> bool:
+        """Whether a file is there."""
+        return bool(self._fs.exists(self._path(key)))
+
+    def read(self, key: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        return cast(bytes, self._fs.cat_file(self._path(key)))
+
+    def read_json(self, key: str) -> Any:
+        """The content of a JSON file.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            BlobDamaged: If it is not JSON.
+        """
+        try:
+            return json.loads(self.read(key))
+        except ValueError:
+            raise BlobDamaged(f"{key} is not JSON.") from None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Puts a file there, whole or not at all.
+
+        Raises:
+            OSError: If the store does not take it, for example because it is full.
+        """
+        self._commit(key, lambda path: _write_durably(path, content), content)
+
+    def write_json(self, key: str, content: Any) -> None:
+        """Puts a JSON file there, whole or not at all; equal contents give equal bytes."""
+        self.write(key, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+
+    def put(self, key: str, source: Path) -> None:
+        """Copies a local file there, whole or not at all.
+
+        Raises:
+            OSError: If the store does not take it.
+        """
+        self._commit(key, lambda path: _copy_durably(source, path), source)
+
+    def local(self, key: str) -> Path:
+        """A file as a path of this machine; remote files are copied once.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        path = self._cache / _checked(key)
+        if not path.is_file() and not self.is_local:
+            self._download(key, path)
+        if not path.is_file():
+            raise FileNotFoundError(key)
+        return path
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys below a prefix, sorted; unfinished files are left out."""
+        base = self._path(prefix)
+        if not self._fs.exists(base):
+            return []
+        skip = len(self._root) + 1
+        found = [str(path)[skip:] for path in self._fs.find(base)]
+        return sorted(key for key in found if _KEY.fullmatch(key))
+
+    def has_folder(self, key: str) -> bool:
+        """Whether a folder is there, whole."""
+        return self.exists(f"{key}/{FOLDER_MANIFEST}")
+
+    def put_folder(
+        self, key: str, source: Path, facts: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Copies a local folder there; it counts once its manifest is written.
+
+        Args:
+            key: Where.
+            source: The folder; files of the manifest's name in it are refused.
+            facts: Further entries of the manifest.
+
+        Returns:
+            The manifest: `files` {relative name: SHA-256}, and `facts`.
+        """
+        files = {
+            path.relative_to(source).as_posix(): path
+            for path in sorted(source.rglob("*"))
+            if path.is_file()
+        }
+        if FOLDER_MANIFEST in files:
+            raise ValueError(f"{FOLDER_MANIFEST} is the store's own file")
+        for name, path in files.items():
+            self.put(f"{key}/{name}", path)
+        manifest = {
+            "files": {name: file_sha256(path) for name, path in files.items()},
+            "facts": dict(facts or {}),
+        }
+        self.write_json(f"{key}/{FOLDER_MANIFEST}", manifest)
+        return manifest
+
+    def local_folder(self, key: str) -> Path:
+        """A whole folder as a path of this machine, every file checked.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            BlobDamaged: If a file is missing or altered.
+        """
+        manifest = self.folder_manifest(key)
+        for name, expected in manifest["files"].items():
+            try:
+                path = self.local(f"{key}/{name}")
+            except FileNotFoundError:
+                raise BlobDamaged(f"{key}/{name} is missing.") from None
+            if file_sha256(path) != expected:
+                raise BlobDamaged(f"{key}/{name} was altered or damaged.")
+        return self._cache / _checked(key)
+
+    def folder_manifest(self, key: str) -> dict[str, Any]:
+        """What `put_folder` returned.
+
+        Raises:
+            FileNotFoundError: If the folder is not there.
+        """
+        return cast("dict[str, Any]", self.read_json(f"{key}/{FOLDER_MANIFEST}"))
+
+    def remove(self, key: str) -> None:
+        """Takes a file away; nothing happens if it is not there."""
+        if self.exists(key):
+            self._fs.rm_file(self._path(key))
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{_checked(key)}"
+
+    def _commit(self, key: str, place: Any, content: bytes | Path) -> None:
+        final = self._path(key)
+        folder, name = final.rsplit("/", 1)
+        # A leading dot keeps it out of `list`.
+        temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
+        if self.is_local:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            try:
+                place(Path(temporary))
+                Path(temporary).replace(final)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+            return
+        self._fs.makedirs(folder, exist_ok=True)
+        if isinstance(content, bytes):
+            self._fs.pipe_file(temporary, content)
+        else:
+            self._fs.put_file(str(content), temporary)
+        self._fs.mv(temporary, final)
+
+    def _download(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            self._fs.get_file(self._path(key), str(temporary))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"not a key of the store: {key!r}")
+    return key
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy_durably(source: Path, path: Path) -> None:
+    with source.open("rb") as reader, path.open("xb") as writer:
+        shutil.copyfileobj(reader, writer)
+        writer.flush()
+        os.fsync(writer.fileno())
