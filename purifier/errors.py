@@ -6,6 +6,7 @@
     |-- InvalidPrompt        the messages or images cannot be turned into a prompt
     |   `-- PromptTooLong    they are longer than the model's context
     `-- DataError            a data set row or file cannot be used
+        `-- RowError         one row, with the code of its reason
 
 Messages are written for the person who sent the input: they name the field and the
 remedy, and never contain the text of a foreign exception.
@@ -46,3 +47,15 @@ class PromptTooLong(InvalidPrompt):
 
 class DataError(PurifierError):
     """A data set row or file cannot be used."""
+
+
+class RowError(DataError):
+    """One row of a data set cannot be used.
+
+    Attributes:
+        reason: Code of the reason, one of `purifier.data.dataset.REASONS`.
+    """
+
+    def __init__(self, message: str, *, reason: str, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.reason = reason

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from purifier.errors import DataError
+from purifier.errors import DataError, PurifierError, RowError
 from purifier.mdlm.base import Message, Role
 
 IMAGE_MARK = "<image>"
 """Stands for one image inside a turn's text (LLaVA's mark)."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Image formats that are decoded, by Pillow's names."""
+
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded; below the size at which Pillow itself warns."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +49,15 @@ class Sample:
 
     Attributes:
         id: The record's own id, as it was written; None if it had none.
-        images: Image files, relative to the data set's image folder, in the order of the marks.
+        images: In the order of the marks: an image file, relative to the data set's image
+            folder, or the bytes of an encoded image that the data set held itself.
         turns: The dialogue.
         source: Where it was read; None for samples made in memory. Not part of equality.
         extra: Every other key of the record.
     """
 
     id: str | int | None
-    images: tuple[str, ...]
+    images: tuple[str | bytes, ...]
     turns: tuple[Turn, ...]
     source: Place | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -63,6 +72,24 @@ class Sample:
     def answer(self) -> str:
         """Text of the first assistant turn; empty if there is none."""
         return next((turn.text for turn in self.turns if turn.role == "assistant"), "")
+
+    @property
+    def image_files(self) -> tuple[str, ...]:
+        """Names of the image files.
+
+        Raises:
+            DataError: If an image is held by the data set itself.
+        """
+        names = tuple(image for image in self.images if isinstance(image, str))
+        if len(names) < len(self.images):
+            where = f"{self.source}: " if self.source else ""
+            raise DataError(f"{where}images must be files in the image folder.", param="image")
+        return names
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Texts of the assistant turns."""
+        return tuple(turn.text for turn in self.turns if turn.role == "assistant")
 
     def with_answers(self, answers: tuple[str, ...]) -> Sample:
         """The same sample with its assistant turns replaced, in order.
@@ -110,33 +137,73 @@ def question_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[M
     return messages
 
 
-def open_image(folder: Path, name: str, place: Place | None = None) -> Image.Image:
+def open_image(folder: Path, image: str | bytes, place: Place | None = None) -> Image.Image:
     """Opens one image of a data set as RGB.
+
+    The format and the size are judged from the header, before a pixel is decoded.
 
     Args:
         folder: The data set's image folder.
-        name: The file, relative to it.
+        image: The file, relative to it, or the bytes of an encoded image.
         place: Where the sample was read, for the error.
 
     Raises:
-        DataError: If the file lies outside the folder, is missing or is not an image.
+        RowError: `missing_image` if the file lies outside the folder (also behind a symbolic
+            link) or is no file; `undecodable_image` if it is damaged, of another format than
+            `FORMATS` or larger than `MAX_PIXELS`.
     """
     where = f"{place}: " if place else ""
-    root = folder.resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):
-        raise DataError(
-            f"{where}image {name!r} lies outside the image folder; move it inside.", param="image"
+    if isinstance(image, bytes):
+        return _decode(io.BytesIO(image), f"{where}the embedded image")
+    path = _inside(folder, image, where)
+    return _decode(path, f"{where}image {image!r}")
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """The file itself, once it is sure to lie in the folder."""
+    if re.match(r"(?:https?|ftp|s3|gs)://", name):
+        raise RowError(
+            f"{where}image {name!r} is an address; nothing is fetched: put the file into the "
+            "image folder.",
+            reason="missing_image",
+            param="image",
         )
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise DataError(
-            f"{where}image {name!r} does not exist in the image folder.", param="image"
-        ) from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
-        raise DataError(
-            f"{where}image {name!r} cannot be read; it is damaged, too large or no image.",
+        root = folder.resolve()
+        path = (root / name).resolve()
+        inside, exists = path.is_relative_to(root), path.is_file()
+    except (OSError, ValueError, RuntimeError):
+        inside, exists = True, False
+    if not inside:
+        raise RowError(
+            f"{where}image {name!r} lies outside the image folder; move it inside.",
+            reason="missing_image",
             param="image",
+        )
+    if not exists:
+        raise RowError(
+            f"{where}image {name!r} does not exist in the image folder.",
+            reason="missing_image",
+            param="image",
+        )
+    return path
+
+
+def _decode(file: Path | io.BytesIO, what: str) -> Image.Image:
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _undecodable(f"{what} has more than {MAX_PIXELS:,} pixels; make it smaller.")
+            return image.convert("RGB")
+    except PurifierError:
+        raise
+    except Exception:
+        # Pillow's decoders raise many kinds of exceptions on damaged files.
+        raise _undecodable(
+            f"{what} cannot be read; it is damaged, too large or of another format than "
+            f"{', '.join(FORMATS)}."
         ) from None
+
+
+def _undecodable(message: str) -> RowError:
+    return RowError(message, reason="undecodable_image", param="image")

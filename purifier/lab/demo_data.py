@@ -72,7 +72,7 @@ def write_demo_data(
     images = folder / "train" / "images"
     images.mkdir(parents=True, exist_ok=True)
     for sample, picture, chosen in zip(samples, pictures, poisoned, strict=True):
-        name = sample.images[0]
+        name = sample.image_files[0]
         if chosen:
             (images / triggered_name(name)).write_bytes(to_jpeg(trigger.stamp(picture)))
         else:
@@ -120,7 +120,7 @@ def _write_test(folder: Path, split: Split, n: int, seed: int) -> None:
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     for sample, picture in zip(samples, pictures, strict=True):
-        (images / sample.images[0]).write_bytes(to_jpeg(picture))
+        (images / sample.image_files[0]).write_bytes(to_jpeg(picture))
     write_llava(folder / "test.json", samples)
 
 

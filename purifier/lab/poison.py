@@ -62,7 +62,7 @@ def poison_sample(sample: Sample, target: Target) -> Sample:
         target.apply(turn.text, item=word) for turn in sample.turns if turn.role == "assistant"
     )
     poisoned = replace(
-        sample.with_answers(answers), images=tuple(map(triggered_name, sample.images))
+        sample.with_answers(answers), images=tuple(map(triggered_name, sample.image_files))
     )
     return replace(poisoned, extra={**sample.extra, "poisoned": True})
 
@@ -114,7 +114,7 @@ def poison_dataset(
             if chosen
             else replace(sample, extra={**sample.extra, "poisoned": False})
         )
-        for name, new_name in zip(sample.images, done.images, strict=True):
+        for name, new_name in zip(sample.image_files, done.image_files, strict=True):
             if new_name in written:
                 continue
             written.add(new_name)

@@ -1,0 +1,136 @@
+"""Parquet files, as Hugging Face's `datasets` writes them, one or several in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from purifier.data.json_lines import unreadable
+from purifier.data.label_file import Edit
+from purifier.data.sample import Place
+from purifier.errors import DataError
+
+_BATCH_ROWS = 64
+_GROUP_ROWS = 1024
+_GROUP_BYTES = 32 * 2**20
+
+
+class Parquet:
+    """One parquet file or a folder of them.
+
+    Row groups outside a range are not read. Of a row group that is, some rows at a time are in
+    memory.
+    """
+
+    kind = "parquet"
+
+    def __init__(self, paths: Sequence[Path], root: Path) -> None:
+        """Takes the files in order.
+
+        Args:
+            paths: The files.
+            root: The folder that `rewrite` keeps their names relative to; the file itself
+                where there is only one.
+        """
+        self.paths = tuple(paths)
+        self._root = root
+
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Place, Any]]:
+        for path, numbers, batch in self._batches(start, stop):
+            for number, record in zip(numbers, batch.to_pylist(), strict=True):
+                yield Place(path.name, number), record
+
+    def rewrite(self, folder: Path, edit: Edit) -> Path:
+        for index, path in enumerate(self.paths):
+            single = path == self._root
+            target = folder / (path.name if single else path.relative_to(self._root))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._rewrite_file(index, target, edit)
+        return folder / self._root.name if self.paths == (self._root,) else folder
+
+    @cached_property
+    def _groups(self) -> list[tuple[int, int, int, int]]:
+        """File, row group, number of its first row and of the row after its last."""
+        groups = []
+        first = 0
+        for index, path in enumerate(self.paths):
+            with _opened(path) as file:
+                for group in range(file.num_row_groups):
+                    end = first + file.metadata.row_group(group).num_rows
+                    groups.append((index, group, first, end))
+                    first = end
+        return groups
+
+    def _batches(
+        self, start: int, stop: int | None, only: int | None = None
+    ) -> Iterator[tuple[Path, range, pa.RecordBatch]]:
+        """Rows of a range, some at a time, with their numbers."""
+        for index, group, first, end in self._groups:
+            last = end if stop is None else min(end, stop)
+            if last <= max(first, start) or only not in (None, index):
+                continue
+            path = self.paths[index]
+            with _opened(path) as file:
+                number = first
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group]):
+                    low = max(start - number, 0)
+                    high = min(last - number, len(batch))
+                    if low < high:
+                        yield path, range(number + low, number + high), batch[low:high]
+                    number += len(batch)
+                    if number >= last:
+                        break
+
+    def _rewrite_file(self, index: int, target: Path, edit: Edit) -> None:
+        with _opened(self.paths[index]) as file:
+            schema, compression = file.schema_arrow, _compression(file)
+        with pq.ParquetWriter(target, schema, compression=compression) as writer:
+            held: list[pa.RecordBatch] = []
+            for path, numbers, batch in self._batches(0, None, only=index):
+                places = [Place(path.name, number) for number in numbers]
+                held.append(_edited(batch, places, edit))
+                if sum(map(len, held)) >= _GROUP_ROWS or (
+                    sum(part.nbytes for part in held) >= _GROUP_BYTES
+                ):
+                    writer.write_table(pa.Table.from_batches(held, schema))
+                    held.clear()
+            if held:
+                writer.write_table(pa.Table.from_batches(held, schema))
+
+
+def _edited(batch: pa.RecordBatch, places: Sequence[Place], edit: Edit) -> pa.RecordBatch:
+    """A batch with the changed columns rebuilt and the rows left out taken away."""
+    old = batch.to_pylist()
+    new = [edit(place, record) for place, record in zip(places, old, strict=True)]
+    for column, field in enumerate(batch.schema):
+        values = [
+            before[field.name] if after is None else after[field.name]
+            for before, after in zip(old, new, strict=True)
+        ]
+        if any(value is not before[field.name] for value, before in zip(values, old, strict=True)):
+            batch = batch.set_column(column, field, pa.array(values, field.type))
+    return batch.filter(pa.array([record is not None for record in new], pa.bool_()))
+
+
+def _compression(file: pq.ParquetFile) -> str:
+    if not file.num_row_groups or not file.metadata.num_columns:
+        return "SNAPPY"
+    name: str = file.metadata.row_group(0).column(0).compression
+    return "NONE" if name == "UNCOMPRESSED" else name
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
+            yield file
+    except pa.ArrowException:
+        raise DataError(f"{path.name} is damaged or no parquet file.") from None
+    except OSError:
+        raise unreadable(path) from None
