@@ -10,8 +10,15 @@ from torch import Tensor
 from purifier.errors import PurifierError
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in float64, moved to the CPU from devices without that type."""
+def wide(tensor: Tensor, *, float64: bool = True) -> Tensor:
+    """The tensor in float64, moved to the CPU from devices without that type.
+
+    Args:
+        tensor: Any floating type.
+        float64: False gives float32 where the tensor is.
+    """
+    if not float64:
+        return tensor.to(torch.float32)
     if tensor.device.type == "mps":
         tensor = tensor.cpu()
     return tensor.to(torch.float64)

@@ -53,6 +53,8 @@ class MaskingConfig:
         threshold: Least score that is masked, in the ranker's own unit (nats for `occlusion` and
             `leave-one-out`); with it the ratio is the most that is masked. 0 masks the ratio. By
             default `OCCLUSION_THRESHOLD` for `occlusion`, 0 for the others.
+        float64: Whether `official`, `fisher` and `exact` take probabilities, probes and products
+            in float64, as the published code does, or in float32.
         seed: Seed of the probes and of the random ranker.
     """
 
@@ -64,6 +66,7 @@ class MaskingConfig:
     temperature: float = 1.0
     pooling: int = 3
     threshold: float = None  # type: ignore[assignment]  # resolved below, by ranker
+    float64: bool = True
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class MaskingConfig:
         for name in ("probes", "top_k", "pooling", "seed"):
             require_whole(getattr(self, name), name)
         require_seed(self.seed)
+        if not isinstance(self.float64, bool):
+            raise InvalidSetting("float64 must be true or false.", param="float64")
         if self.level not in get_args(Level):
             raise InvalidSetting(
                 f"level must be one of {', '.join(get_args(Level))}.", param="level"

@@ -12,7 +12,7 @@ ratio over all of them would let one busy image use up the share of the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ def defend(
     generation: GenerationConfig,
     masking: MaskingConfig,
     *,
+    seeds: Sequence[int] | None = None,
     check: Callable[[], None] | None = None,
     positions_together: int = 8192,
 ) -> list[Defended]:
@@ -72,6 +73,8 @@ def defend(
         requests: From `mdlm.prepare`; may have no image, then nothing is masked.
         generation: How the answer will be denoised: the saliency is taken at its first step.
         masking: What is masked.
+        seeds: For each request the seed of its probes and of the random ranker; by default
+            `masking.seed` for all.
         check: Called between the parts and between the passes that saliency takes; what it
             raises ends the defence.
         positions_together: Sequence positions of the requests scored together, which bounds
@@ -81,10 +84,14 @@ def defend(
         PurifierError: If the saliency of a request is not finite.
     """
     check = check or (lambda: None)
+    if seeds is not None and len(seeds) != len(requests):
+        raise ValueError(f"expected {len(requests)} seeds, got {len(seeds)}")
     result: list[Defended] = []
     with torch.inference_mode(False):
         for group in groups(requests, generation.gen_length, positions_together):
-            result += defend_together(mdlm, group, generation, masking, check)
+            done = len(result)
+            own = () if seeds is None else tuple(seeds[done : done + len(group)])
+            result += defend_together(mdlm, group, generation, masking, check, own)
     return result
 
 
@@ -94,13 +101,14 @@ def defend_together(
     generation: GenerationConfig,
     masking: MaskingConfig,
     check: Callable[[], None],
+    seeds: tuple[int, ...] = (),
 ) -> list[Defended]:
-    """`defend` for one group of requests."""
+    """`defend` for one group of requests; no seeds: `masking.seed` for all."""
     clock = [seconds(mdlm.device)]
     differentiates = RANKERS[masking.ranker].differentiates and any(r.images for r in requests)
     site = make_site(mdlm, requests, masking)
     with torch.set_grad_enabled(differentiates):
-        encoding = site.encode(differentiable=differentiates)
+        encoding = replace(site.encode(differentiable=differentiates), seeds=seeds)
         clock.append(seconds(mdlm.device))
         check()
         scores: list[Tensor] = []

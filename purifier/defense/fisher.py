@@ -42,11 +42,13 @@ class ScoredOutputs:
         selected: float32 [B, G, K].
         distribution: The same as a distribution.
         at_once: Cotangents that one backward pass should carry.
+        float64: The type that products are taken in.
     """
 
     selected: Tensor
     distribution: FirstStepDistribution
     at_once: int
+    float64: bool = True
 
     def products(
         self,
@@ -54,7 +56,7 @@ class ScoredOutputs:
         encoding: Encoding,
         check: Callable[[], None] = lambda: None,
     ) -> list[Tensor]:
-        """Directional products of cotangents [B, G, K], for every leaf float64 [m, ...]."""
+        """Directional products of cotangents [B, G, K], for every leaf [m, ...]."""
         return directional_products(
             self.selected,
             cotangents,
@@ -62,6 +64,7 @@ class ScoredOutputs:
             encoding.directions,
             encoding.owners,
             at_once=self.at_once,
+            float64=self.float64,
             check=check,
         )
 
@@ -72,9 +75,13 @@ def scored_outputs(
     """The forward pass of the first step, restricted to the top-K tokens."""
     batch = first_step_batch(mdlm, encoding.prompts, response)
     logits = mdlm.logits(batch.embeds, batch.positions, batch.lengths)
-    distribution = FirstStepDistribution.of(logits, config.top_k, config.temperature)
+    distribution = FirstStepDistribution.of(
+        logits, config.top_k, config.temperature, float64=config.float64
+    )
     selected = logits.gather(-1, distribution.ids)
-    return ScoredOutputs(selected, distribution, cotangents_at_once(batch.embeds))
+    return ScoredOutputs(
+        selected, distribution, cotangents_at_once(batch.embeds), float64=config.float64
+    )
 
 
 def sampled_products(
@@ -87,7 +94,7 @@ def sampled_products(
     *,
     check: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
-    """Directional products of m probes, for every leaf float64 [m, ...].
+    """Directional products of m probes, for every leaf [m, ...].
 
     Args:
         mdlm: The model.
@@ -102,7 +109,7 @@ def sampled_products(
     if draws is None:
         draws = request_draws(encoding, config, outputs.distribution)
     matrices = probe_map(outputs.distribution, estimator)
-    probes = apply_map(matrices, draws.to(matrices.device))
+    probes = apply_map(matrices, draws.to(matrices))
     return outputs.products(probes, encoding, check)
 
 
@@ -143,9 +150,9 @@ def request_draws(
                 probes=config.probes,
                 scored=scored,
                 top_k=top_k,
-                seed=config.seed,
+                seed=encoding.seed(owner, config.seed),
             )
-            for prompt in encoding.prompts
+            for owner, prompt in enumerate(encoding.prompts)
         ],
         dim=1,
     )

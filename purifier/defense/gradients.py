@@ -26,6 +26,7 @@ def directional_products(
     owners: Sequence[int],
     *,
     at_once: int = 1,
+    float64: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """Products <J^T q, direction> of every leaf row with every cotangent q.
@@ -34,7 +35,7 @@ def directional_products(
     each other, so one pass serves all rows, each with its own cotangent.
 
     Every row of a cotangent is brought to unit size before the pass and the products back to
-    its own in float64. Where the answer is near-certain, as that of a backdoor is, the
+    its own. Where the answer is near-certain, as that of a backdoor is, the
     Fisher matrix and with it q is so small that float32 gradients would underflow.
 
     Args:
@@ -44,10 +45,11 @@ def directional_products(
         directions: float64 [..., D], one for each leaf.
         owners: For each leaf the row of the batch that it belongs to.
         at_once: Cotangents in one backward pass.
+        float64: Whether the products are taken in float64, else in float32.
         check: Called before every backward pass; what it raises ends the work.
 
     Returns:
-        For each leaf float64 [m, ...] with m the number of cotangents.
+        For each leaf [m, ...] in that type, with m the number of cotangents.
     """
     products: list[list[Tensor]] = [[] for _ in leaves]
     for group in in_groups(cotangents, at_once):
@@ -55,19 +57,20 @@ def directional_products(
         sizes = [unit_sizes(cotangent) for cotangent in group]
         units = [q / size[:, None, None] for q, size in zip(group, sizes, strict=True)]
         gradients = pull_back(outputs, units, leaves)
-        size_of = torch.stack(sizes).to(gradients[0].device)
+        size_of = torch.stack(sizes)
         for rows, gradient, direction, owner in zip(
             products, gradients, directions, owners, strict=True
         ):
-            unscaled = (wide(gradient) * direction).sum(-1)
+            rise = wide(gradient, float64=float64)
+            unscaled = (rise * direction.to(rise)).sum(-1)
             size = size_of[:, owner].reshape(-1, *[1] * (unscaled.ndim - 1))
-            rows.append(unscaled * size)
+            rows.append(unscaled * size.to(unscaled))
     return [torch.cat(rows) for rows in products]
 
 
 def unit_sizes(cotangent: Tensor) -> Tensor:
-    """Largest magnitude in every row of [B, G, K], float64 [B]; 1 where a row is zero."""
-    size = wide(cotangent).abs().amax(dim=(1, 2))
+    """Largest magnitude in every row of [B, G, K], [B]; 1 where a row is zero."""
+    size = cotangent.abs().amax(dim=(1, 2))
     return torch.where(size > 0, size, 1.0)
 
 

@@ -35,8 +35,8 @@ class FirstStepDistribution:
 
     Attributes:
         ids: int64 [B, G, K], most likely first.
-        logits: float64 [B, G, K].
-        probs: float64 [B, G, K], softmax over the K of logits / temperature.
+        logits: float64 (or float32, see `of`) [B, G, K].
+        probs: The same type, [B, G, K], softmax over the K of logits / temperature.
         temperature: Softening temperature.
     """
 
@@ -46,10 +46,12 @@ class FirstStepDistribution:
     temperature: float
 
     @classmethod
-    def of(cls, logits: Tensor, top_k: int, temperature: float = 1.0) -> FirstStepDistribution:
+    def of(
+        cls, logits: Tensor, top_k: int, temperature: float = 1.0, *, float64: bool = True
+    ) -> FirstStepDistribution:
         """Restricts logits [B, G, V] to the `top_k` largest (all, if there are fewer)."""
         values, ids = logits.detach().topk(min(top_k, logits.shape[-1]), dim=-1)
-        z = wide(values)
+        z = wide(values, float64=float64)
         return cls(ids, z, torch.softmax(z / temperature, dim=-1), temperature)
 
 

@@ -215,7 +215,8 @@ class Random:
         result = []
         for owner, shape in zip(site.owners, site.shapes, strict=True):
             if owner not in generators:
-                generators[owner] = torch.Generator().manual_seed(config.seed)
+                seed = encoding.seed(owner, config.seed)
+                generators[owner] = torch.Generator().manual_seed(seed)
             result.append(torch.rand(shape, generator=generators[owner], dtype=torch.float64))
         return result
 

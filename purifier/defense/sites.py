@@ -44,16 +44,22 @@ class Encoding:
         prompts: One for every request, nothing masked.
         leaves: Per image, the pieces [..., D]; empty if the encoding is not differentiable.
         directions: Per image, float64 of the leaf's shape: masked piece minus piece.
+        seeds: Per request, of its own random draws; empty where all take the settings' seed.
     """
 
     prompts: tuple[Prompt, ...]
     leaves: tuple[Tensor, ...] = ()
     directions: tuple[Tensor, ...] = ()
+    seeds: tuple[int, ...] = ()
 
     @property
     def owners(self) -> list[int]:
         """For each leaf the number of its request."""
         return [owner for owner, prompt in enumerate(self.prompts) for _ in prompt.spans]
+
+    def seed(self, owner: int, default: int) -> int:
+        """Seed of one request."""
+        return self.seeds[owner] if self.seeds else default
 
 
 class Site(Protocol):

@@ -43,6 +43,7 @@ class DefenseRequest(BaseModel):
     top_k: int | None = None
     temperature: float | None = None
     pooling: int | None = None
+    float64: bool | None = None
     seed: Seed | None = None
     return_saliency: bool = False
 
@@ -79,6 +80,7 @@ class DefenseReport(BaseModel):
     top_k: int | None = None
     temperature: float | None = None
     pooling: int | None = None
+    float64: bool | None = None
     seed: int | None = None
     masked: int = 0
     total: int = 0

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import Response, first_step_logits
+from purifier.defense.fisher import sampled_products
 from purifier.defense.gradients import directional_products
+from purifier.defense.probes import Estimator
 from purifier.defense.sites import PatchSite, Site, TokenSite
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
@@ -54,6 +56,21 @@ def test_rows_of_a_batch_do_not_see_each_other(mdlm: LladaV, requests: list[Inpu
     )
     assert float(first.abs().max()) > 0
     assert float(second.abs().max()) == 0
+
+
+@pytest.mark.parametrize("estimator", ["fisher", "official"])
+def test_single_precision_is_a_setting(
+    mdlm: LladaV, requests: list[Inputs], estimator: Estimator
+) -> None:
+    def products(float64: bool) -> list[Tensor]:
+        encoding = TokenSite(mdlm, [mdlm.embed(r) for r in requests]).encode(differentiable=True)
+        config = MaskingConfig(level="token", ranker="fisher", probes=3, float64=float64)
+        return sampled_products(mdlm, encoding, Response(3, 6), config, estimator)
+
+    for single, double in zip(products(False), products(True), strict=True):
+        assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+        assert not torch.equal(single.double(), double)
+        torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", ["token", "patch"])
