@@ -26,6 +26,11 @@
     |-- MethodNotAllowed            405
     |-- JobStateConflict            409 the job's status does not allow it
     |-- DataFileInUse               409 an unfinished job reads it
+    |-- CheckpointNotFound        404
+    |-- CheckpointConflict        409 the checkpoint's state does not allow it
+    |   |-- CheckpointDamaged     409 a file is missing, altered or not readable
+    |   |-- GateFailed            409 its evaluation failed; an administrator may force it
+    |   `-- CanaryFailed          409 it does not answer the question that every one must
     |-- IdempotencyConflict         422 the key was used for another request
     |-- QueueFull                   429 with Retry-After
     |-- NotReady, Draining          503 with Retry-After
@@ -292,6 +297,42 @@ class JobStateConflict(ServerError):
     status = 409
     code = "job_state_conflict"
     type = "invalid_request_error"
+
+
+class CheckpointNotFound(ServerError):
+    """There is no such checkpoint."""
+
+    status = 404
+    code = "checkpoint_not_found"
+    type = "not_found_error"
+    default = "There is no checkpoint of this id; GET /v1/checkpoints lists them."
+
+
+class CheckpointConflict(ServerError):
+    """A checkpoint's state does not allow what was asked."""
+
+    status: ClassVar[int] = 409
+    code: ClassVar[ErrorCode] = "checkpoint_conflict"
+    type: ClassVar[ErrorType] = "invalid_request_error"
+
+
+class CheckpointDamaged(CheckpointConflict):
+    """A checkpoint's file is missing, altered or not readable."""
+
+    code = "checkpoint_damaged"
+
+
+class GateFailed(CheckpointConflict):
+    """A checkpoint's evaluation did not pass its limits."""
+
+    code = "gate_failed"
+
+
+class CanaryFailed(CheckpointConflict):
+    """A checkpoint does not answer the question that every one is asked before it serves."""
+
+    code = "canary_failed"
+    default = "The checkpoint did not answer its first question. Nothing has changed."
 
 
 class IdempotencyConflict(InvalidRequest):
