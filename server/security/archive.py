@@ -8,6 +8,7 @@ that is refused leaves nothing behind.
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import stat
@@ -215,7 +216,8 @@ def _extract_tar(stream: IO[bytes], writer: _Writer, *, zipped: bool) -> None:
         file = _bounded(plain, _HEADER_BYTES)
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # the library keeps every header it has read
+                # The library keeps every header that it has read.
+                archive.members.clear()  # type: ignore[attr-defined]
                 writer.announce(member.size)
                 if member.isdir():
                     writer.make_folder(member.name)
@@ -229,6 +231,7 @@ def _extract_tar(stream: IO[bytes], writer: _Writer, *, zipped: bool) -> None:
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise EOFError
+            file.read()  # its padding; at the end of a gzip stream its checksum is compared
 
 
 def _not_plain() -> ArchiveRefused:
@@ -262,9 +265,15 @@ class _Bounded:
         self._most = max(most, _CHUNK)
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= self._most:
+        content = self._stream.read(self._most + 1 if size < 0 else min(size, self._most + 1))
+        if len(content) > self._most:
             raise EOFError
-        return self._stream.read(size)
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_SET and offset < 0:
+            raise EOFError
+        return self._stream.seek(offset, whence)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -1,0 +1,230 @@
+"""Archives from outside are unpacked whole, or refused and leave nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import random
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.config import UploadLimits
+from server.errors import ArchiveRefused, ArchiveTooLarge, ServerError
+from server.security.archive import archive_kind, extract
+
+LIMITS = UploadLimits(
+    members=20, total_bytes=2_000_000, ratio=10, ratio_free_bytes=500_000, depth=4, name_bytes=300
+)
+NOISE = random.Random(0).randbytes(20_000)
+CONTENT = {"data.json": b"[]", "images/0.png": NOISE, "images/deep/1.png": b"\x00" * 3000}
+
+Make = Callable[..., bytes]
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+    return file.getvalue()
+
+
+def tarred(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                archive.addfile(content, io.BytesIO(bytes(content.size)))
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def tgz(members: dict[str, bytes]) -> bytes:
+    return gzip.compress(tarred(dict(members)))
+
+
+MAKERS: dict[str, Make] = {"zip": zipped, "tar": tarred, "tar.gz": tgz}
+
+
+def unpack(tmp_path: Path, content: bytes, limits: UploadLimits = LIMITS) -> dict[str, bytes]:
+    archive = tmp_path / "upload"
+    archive.write_bytes(content)
+    folder = tmp_path / "out"
+    try:
+        extracted = extract(archive, folder, limits)
+    except ServerError:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["upload"]
+        raise
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert extracted.files == len(found)
+    assert extracted.bytes == sum(map(len, found.values()))
+    assert not any(path.stat().st_mode & 0o111 for path in folder.rglob("*") if path.is_file())
+    return found
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_an_archive_is_unpacked(tmp_path: Path, kind: str) -> None:
+    content = MAKERS[kind](CONTENT)
+    (tmp_path / "upload").write_bytes(content)
+    assert archive_kind(tmp_path / "upload") == kind
+    assert unpack(tmp_path, content) == CONTENT
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_litter_of_desktops_is_left_out(tmp_path: Path, kind: str) -> None:
+    litter = {"__MACOSX/._data.json": b"x", "images/.DS_Store": b"x", "images/._0.png": b"x"}
+    assert unpack(tmp_path, MAKERS[kind](CONTENT | litter)) == CONTENT
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../escape",
+        "images/../../escape",
+        "/etc/escape",
+        "C:/escape",
+        "images\\escape",
+        "new\nline",
+        "a/b/c/d/e",
+        "n" * 256,
+        "/".join(["n" * 150] * 3),
+    ],
+)
+def test_bad_names_are_refused(tmp_path: Path, kind: str, name: str) -> None:
+    with pytest.raises(ArchiveRefused):
+        unpack(tmp_path, MAKERS[kind]({"data.json": b"[]", name: b"x"}))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
+    ids=["symlink", "hardlink", "character", "block", "fifo"],
+)
+def test_tar_members_that_are_no_files_are_refused(tmp_path: Path, kind: bytes) -> None:
+    info = tarfile.TarInfo("link")
+    info.type, info.linkname = kind, "data.json"
+    with pytest.raises(ArchiveRefused, match="links, devices"):
+        unpack(tmp_path, tarred({"data.json": b"[]", "link": info}))
+
+
+@pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
+def test_zip_members_that_are_no_files_are_refused(tmp_path: Path, mode: int) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        info = zipfile.ZipInfo("link")
+        info.external_attr = (mode | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(ArchiveRefused, match="links, devices"):
+        unpack(tmp_path, file.getvalue())
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["data.json", "data.json/inside"])
+def test_two_members_of_one_name_are_refused(tmp_path: Path, second: str) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data.json", "[]")
+        archive.writestr(second, "[1]")
+    with pytest.raises(ArchiveRefused, match="two members"):
+        unpack(tmp_path, file.getvalue())
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_too_many_members_are_refused(tmp_path: Path, kind: str) -> None:
+    many = {f"{index}.png": b"x" for index in range(LIMITS.members + 1)}
+    with pytest.raises(ArchiveTooLarge, match="at most 20 members"):
+        unpack(tmp_path, MAKERS[kind](many))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_a_bomb_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ArchiveTooLarge, match="10 times its own size"):
+        unpack(tmp_path, MAKERS[kind]({"zeros": bytes(1_500_000)}))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_too_many_bytes_are_refused(tmp_path: Path, kind: str) -> None:
+    limits = replace(LIMITS, total_bytes=len(NOISE) * 2 - 1)
+    with pytest.raises(ArchiveTooLarge):
+        unpack(tmp_path, MAKERS[kind]({"a": NOISE, "b": NOISE}), limits)
+
+
+def test_a_size_that_is_a_lie_does_not_help(tmp_path: Path) -> None:
+    content = zipped({"zeros": bytes(1_500_000)})
+    at = content.index(b"PK\x01\x02")
+    lie = content[: at + 24] + struct.pack("<L", 10) + content[at + 28 :]
+    with pytest.raises((ArchiveRefused, ArchiveTooLarge)):
+        unpack(tmp_path, lie)
+
+
+def test_a_zip_member_that_is_encrypted_is_refused(tmp_path: Path) -> None:
+    content = zipped({"data.json": b"[]"})
+    at = content.index(b"PK\x01\x02")
+    flagged = content[: at + 8] + b"\x01" + content[at + 9 :]
+    with pytest.raises(ArchiveRefused, match="encrypted"):
+        unpack(tmp_path, flagged)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_of_zip_are_refused(tmp_path: Path, method: int) -> None:
+    with pytest.raises(ArchiveRefused, match="stored or deflated"):
+        unpack(tmp_path, zipped({"data.json": b"[]"}, method))
+
+
+def test_a_header_as_large_as_a_file_is_not_read(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("long")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1_900_000
+    limits = replace(LIMITS, ratio=10_000)
+    with pytest.raises(ArchiveRefused, match="damaged"):
+        unpack(tmp_path, gzip.compress(tarred({"x": info})), limits)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_every_truncation_is_refused(tmp_path: Path, kind: str) -> None:
+    content = MAKERS[kind]({"data.json": b"[]", "images/0.png": NOISE[:3000]})
+    whole = content.rstrip(b"\x00") if kind == "tar" else content
+    generator = random.Random(1)
+    cuts = [*range(1, 40), *generator.sample(range(40, len(whole)), 80), len(whole) - 1]
+    for cut in cuts:
+        with pytest.raises((ArchiveRefused, ArchiveTooLarge)):
+            unpack(tmp_path, whole[:cut])
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_damage_never_raises_anything_else(tmp_path: Path, kind: str) -> None:
+    content = bytearray(MAKERS[kind]({"data.json": b"[]", "images/0.png": NOISE[:500]}))
+    generator = random.Random(2)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(generator.randint(1, 4)):
+            damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        try:
+            found = unpack(tmp_path, bytes(damaged))
+        except ServerError:
+            continue
+        assert all(not os.path.isabs(name) for name in found)
+        for path in sorted((tmp_path / "out").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (tmp_path / "out").rmdir()
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK", b"\x1f\x8b", b"PK\x05\x06"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ArchiveRefused):
+        unpack(tmp_path, content)
