@@ -1,0 +1,320 @@
+"""Uploaded data sets: a table of what there is, and a folder with the content of each.
+
+A file is a row and a folder; the folder is complete before the row is written, so what is
+listed can be read. What a killed server left half written is removed a day later.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import BigInteger, Column, Float, Integer, String, Table, select
+
+from purifier.data.dataset import open_dataset
+from purifier.errors import DataError
+from server.config import UploadLimits
+from server.errors import (
+    BodyTooLarge,
+    DataFileInUse,
+    DataFileNotFound,
+    InvalidRequest,
+    StorageFull,
+    UnsupportedFile,
+    UnusableDataSet,
+)
+from server.security.archive import archive_kind, extract
+from server.store.database import Database, metadata
+from server.store.job_tables import jobs
+from server.store.jobs import FINISHED
+
+Order = Literal["asc", "desc"]
+
+files = Table(
+    "files",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("key_id", String(128)),
+    Column("content", String(64), nullable=False),
+)
+
+_INCOMING = ".incoming-"
+_UNPACKED = "unpacked"
+_STALE_SECONDS = 86_400
+_NESTING = 4
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """An upload.
+
+    Attributes:
+        id: `file-` and 24 hex digits.
+        number: Grows with creation; the order of lists.
+        created_at: Unix seconds.
+        filename: What its sender called it.
+        purpose: What it is for, `fine-tune`.
+        bytes: Bytes that were sent.
+        sha256: Hex digest of these bytes.
+        key_id: Who sent it.
+        content: Name of the label file or unpacked folder in the file's own folder.
+    """
+
+    id: str
+    number: int
+    created_at: float
+    filename: str
+    purpose: str
+    bytes: int
+    sha256: str
+    key_id: str | None
+    content: str
+
+
+class FileStore:
+    """Takes, lists and deletes uploads.
+
+    Args:
+        database: The service's database.
+        folder: Holds one folder for every upload; servers and workers share it.
+        limits: What an upload may be.
+    """
+
+    def __init__(self, database: Database, folder: Path, limits: UploadLimits) -> None:
+        self._database = database
+        self._folder = folder
+        self._limits = limits
+        folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+
+    @contextmanager
+    def receive(self) -> Iterator[Incoming]:
+        """A place for an upload; what was not handed to `add` is removed at the end.
+
+        Raises:
+            StorageFull: If the disk has no room, also from inside.
+        """
+        folder = self._folder / f"{_INCOMING}{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(mode=0o700)
+            with Incoming(folder, self._limits.file_bytes) as incoming:
+                yield incoming
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull from None
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add(
+        self, incoming: Incoming, *, filename: str, purpose: str, key_id: str | None
+    ) -> FileRecord:
+        """Keeps an upload: unpacks an archive, checks that it holds a data set, lists it.
+
+        Raises:
+            ArchiveRefused: If it is an archive with what is not unpacked.
+            ArchiveTooLarge: If it unpacks to too much.
+            UnsupportedFile: If it is neither an archive nor a label file.
+            UnusableDataSet: If no data set can be read from it.
+        """
+        size, digest = incoming.finish()
+        content = self._unpack(incoming, filename)
+        file_id = f"file-{secrets.token_hex(12)}"
+        incoming.folder.rename(self._folder / file_id)
+        with self._database.transaction() as connection:
+            connection.execute(
+                files.insert().values(
+                    id=file_id,
+                    created_at=time.time(),
+                    filename=filename,
+                    purpose=purpose,
+                    bytes=size,
+                    sha256=digest,
+                    key_id=key_id,
+                    content=content,
+                )
+            )
+        return self.get(file_id)
+
+    def get(self, file_id: str) -> FileRecord:
+        """One upload.
+
+        Raises:
+            DataFileNotFound: If there is none of this id.
+        """
+        with self._database.transaction() as connection:
+            row = connection.execute(select(files).where(files.c.id == file_id)).first()
+        if row is None:
+            raise DataFileNotFound
+        return _record(row)
+
+    def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        order: Order = "desc",
+        purpose: str | None = None,
+    ) -> list[FileRecord]:
+        """Uploads, newest first unless `order` is `asc`.
+
+        Args:
+            after: Id of the last upload of the page before.
+            limit: Most uploads returned.
+            order: `desc` or `asc` by creation.
+            purpose: Only those for this.
+
+        Raises:
+            DataFileNotFound: If there is no upload `after`.
+        """
+        newest_first = order == "desc"
+        query = select(files).limit(limit)
+        query = query.order_by(files.c.number.desc() if newest_first else files.c.number)
+        if purpose is not None:
+            query = query.where(files.c.purpose == purpose)
+        if after is not None:
+            last = self.get(after).number
+            query = query.where(files.c.number < last if newest_first else files.c.number > last)
+        with self._database.transaction() as connection:
+            return [_record(row) for row in connection.execute(query)]
+
+    def data(self, file_id: str) -> Path:
+        """What `purifier.data.dataset.open_dataset` opens for an upload.
+
+        Raises:
+            DataFileNotFound: If there is none of this id.
+        """
+        record = self.get(file_id)
+        return _data_root(self._folder / record.id / record.content)
+
+    def delete(self, file_id: str) -> None:
+        """Forgets an upload and removes its content.
+
+        Raises:
+            DataFileNotFound: If there is none of this id.
+            DataFileInUse: If a job that has not finished reads it.
+        """
+        with self._database.transaction() as connection:
+            specs = connection.execute(select(jobs.c.spec).where(jobs.c.status.not_in(FINISHED)))
+            for spec in map(json.loads, specs.scalars()):
+                if file_id in (spec["training_file"], spec.get("validation_file")):
+                    raise DataFileInUse
+            gone = connection.execute(files.delete().where(files.c.id == file_id))
+            if gone.rowcount == 0:
+                raise DataFileNotFound
+        shutil.rmtree(self._folder / file_id, ignore_errors=True)
+
+    def _unpack(self, incoming: Incoming, filename: str) -> str:
+        if archive_kind(incoming.path) is None:
+            content = f"data{_suffix(incoming.path, filename)}"
+            incoming.path.rename(incoming.folder / content)
+        else:
+            content = _UNPACKED
+            extract(incoming.path, incoming.folder / content, self._limits)
+            incoming.path.unlink()
+        try:
+            open_dataset(_data_root(incoming.folder / content))
+        except DataError as error:
+            raise UnusableDataSet(error.message, param="file") from None
+        return content
+
+    def _sweep(self) -> None:
+        """Removes what was begun a day ago and never listed."""
+        with self._database.transaction() as connection:
+            known = set(connection.execute(select(files.c.id)).scalars())
+        for folder in self._folder.iterdir():
+            stale = folder.stat().st_mtime < time.time() - _STALE_SECONDS
+            ours = folder.name.startswith((_INCOMING, "file-"))
+            if stale and ours and folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class Incoming:
+    """An upload on its way: its bytes on disk, counted and hashed.
+
+    Attributes:
+        folder: Its own folder.
+        path: The bytes as they were sent.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self.folder = folder
+        self.path = folder / "upload"
+        self._most = most
+        self._size = 0
+        self._hash = hashlib.sha256()
+        self._file = self.path.open("xb")
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, chunk: bytes) -> None:
+        """Adds bytes.
+
+        Raises:
+            BodyTooLarge: If there are more than an upload may have.
+        """
+        self._size += len(chunk)
+        if self._size > self._most:
+            raise BodyTooLarge(f"A file may have at most {self._most:,} bytes.", param="file")
+        self._hash.update(chunk)
+        self._file.write(chunk)
+
+    def finish(self) -> tuple[int, str]:
+        """Ends the upload; returns its bytes and their SHA-256 in hex.
+
+        Raises:
+            InvalidRequest: If it is empty.
+        """
+        if self._size == 0:
+            raise InvalidRequest("file is empty.", param="file")
+        self._file.close()
+        return self._size, self._hash.hexdigest()
+
+
+def _suffix(path: Path, filename: str) -> str:
+    """Which label file it is, by its content; the name decides between JSON and JSON lines."""
+    with path.open("rb") as stream:
+        head = stream.read(1_024)
+    if head[:4] == b"PAR1":
+        return ".parquet"
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if first == b"[":
+        return ".json"
+    if first == b"{":
+        return ".json" if filename.lower().endswith(".json") else ".jsonl"
+    raise UnsupportedFile(param="file")
+
+
+def _data_root(content: Path) -> Path:
+    """The label file, or the folder inside the folders that archives like to wrap around it."""
+    for _ in range(_NESTING):
+        if not content.is_dir():
+            break
+        inside = list(content.iterdir())
+        if len(inside) != 1 or not inside[0].is_dir():
+            break
+        content = inside[0]
+    return content
+
+
+def _record(row: Any) -> FileRecord:
+    return FileRecord(**row._asdict())
