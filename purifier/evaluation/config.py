@@ -79,7 +79,10 @@ class EvaluationConfig:
         return Attack(trigger_from_dict(self.trigger), keywords, target)
 
     def to_dict(self) -> dict[str, Any]:
-        trigger = dict(self.trigger) if self.trigger is not None else None
+        """The settings as JSON values; `from_dict` gives the same settings back."""
+        trigger = None
+        if self.trigger is not None:
+            trigger = {k: list(v) if isinstance(v, tuple) else v for k, v in self.trigger.items()}
         return {**asdict(self), "trigger": trigger, "keywords": list(self.keywords)}
 
     @classmethod

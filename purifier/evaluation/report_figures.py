@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LEFT, RIGHT, TOP, STEP = 210, 690, 14, 46
-WIDTH = 720
-LOSS_WIDTH, LOSS_HEIGHT, LOSS_LEFT, LOSS_BOTTOM = 720, 190, 56, 160
+LEFT, RIGHT, TOP, STEP = 210, 950, 14, 46
+WIDTH = 984
+LOSS_WIDTH, LOSS_HEIGHT, LOSS_LEFT, LOSS_BOTTOM = 984, 190, 56, 160
 
 
 def interval_figure(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
