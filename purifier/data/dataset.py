@@ -104,6 +104,7 @@ def open_dataset(path: str | Path, *, images: str | Path | None = None) -> DataS
         DataError: If nothing is there or its format is not recognised.
     """
     path = Path(path)
+    path = _unwrapped(path) if path.is_dir() else path
     file = _label_file(path)
     folder = path if path.is_dir() else path.parent
     first = [record for _, record in file.records(0, _PROBED_ROWS)]
@@ -166,6 +167,14 @@ def _label_file(path: Path) -> LabelFile:
     if path.suffix == ".parquet":
         return Parquet([path], path)
     raise DataError(f"{path.name} must end with .json, .jsonl or .parquet.")
+
+
+def _unwrapped(folder: Path) -> Path:
+    """The folder inside a folder that holds nothing else, as archives have it."""
+    entries = [entry for entry in folder.iterdir() if entry.name[0] not in "._"]
+    if len(entries) == 1 and entries[0].is_dir():
+        return _unwrapped(entries[0])
+    return folder
 
 
 def _folder(folder: Path) -> LabelFile:

@@ -14,7 +14,8 @@ from purifier.errors import DataError, RowError
 MAX_RECORD_BYTES = 64 * 2**20
 """Longest line that is read; a longer one is malformed."""
 
-_STRIDE = 256
+STRIDE = 256
+"""How many records lie between two of which the offset is kept."""
 
 
 class JsonLines:
@@ -53,10 +54,10 @@ class JsonLines:
 
     def _lines(self, start: int) -> Iterator[tuple[int, bytes | None]]:
         """Number and bytes of every record from `start` on; None for one that is too long."""
-        block = start // _STRIDE
+        block = start // STRIDE
         while block not in self._offsets:
             block -= 1
-        number = block * _STRIDE
+        number = block * STRIDE
         try:
             with self.paths[0].open("rb") as file:
                 file.seek(self._offsets[block])
@@ -67,8 +68,8 @@ class JsonLines:
                         return
                     if line is not None and not line.strip():
                         continue
-                    if number % _STRIDE == 0:
-                        self._offsets.setdefault(number // _STRIDE, offset)
+                    if number % STRIDE == 0:
+                        self._offsets.setdefault(number // STRIDE, offset)
                     if number >= start:
                         yield number, line
                     number += 1

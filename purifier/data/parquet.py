@@ -130,7 +130,8 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             yield file
-    except pa.ArrowException:
+    except (pa.ArrowException, OSError) as error:
+        # Arrow says what is wrong with the content by an OSError without a number, too.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path) from None
         raise DataError(f"{path.name} is damaged or no parquet file.") from None
-    except OSError:
-        raise unreadable(path) from None

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ class Sample:
 def question_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[Message]:
     """The dialogue up to its first answer, images in the places of their marks.
 
+    Args and the places of images without a mark as in `dialogue_messages`.
+    """
+    whole = dialogue_messages(sample, images)
+    return list(takewhile(lambda message: message.role != "assistant", whole))
+
+
+def dialogue_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[Message]:
+    """The whole dialogue, images in the places of their marks.
+
     Images without a mark come before the text of the first user turn.
 
     Args:
@@ -122,8 +132,6 @@ def question_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[M
     unmarked = left[: max(0, len(left) - n_marks)]
     del left[: len(unmarked)]
     for turn in sample.turns:
-        if turn.role == "assistant":
-            break
         content: list[str | Image.Image] = []
         if turn.role == "user" and unmarked:
             content.extend(unmarked)

@@ -111,6 +111,7 @@ def test_a_bad_record_is_named(
         ("set.jsonl", json.dumps(GOOD) + "\n\n{", "record 1: not valid JSON"),
         ("set.json", json.dumps(GOOD), "must hold a list"),
         ("set.jsonl", "[" * 100_000, "nested too deeply"),
+        ("set.json", "[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_bad_file_is_refused(name: str, content: str, reason: str, tmp_path: Path) -> None:
@@ -121,9 +122,10 @@ def test_a_bad_file_is_refused(name: str, content: str, reason: str, tmp_path: P
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_llava(tmp_path / "gone.json")
-    (tmp_path / "set.jsonl").write_bytes(b"\xff\xfe[]")
-    with pytest.raises(DataError, match="UTF-8"):
-        read_llava(tmp_path / "set.jsonl")
+    for name in ("set.json", "set.jsonl"):
+        (tmp_path / name).write_bytes(b'["\xff\xfe"]')
+        with pytest.raises(DataError, match="UTF-8"):
+            read_llava(tmp_path / name)
 
 
 def test_messages_put_images_at_their_marks() -> None:

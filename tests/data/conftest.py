@@ -1,0 +1,164 @@
+"""The same small data set in every format that is read."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+N_ROWS = 7
+
+
+def jpeg(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), (shade, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def url(data: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def jsonl(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
+    return path
+
+
+def pictures(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(N_ROWS):
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    return folder
+
+
+def llava(n: int) -> dict[str, Any]:
+    turns = [
+        {"from": "human", "value": f"<image>\nWhat is {n}?", "weight": 1},
+        {"from": "gpt", "value": f"Answer {n}é\u2028"},
+        {"from": "human", "value": "And more?"},
+        {"from": "gpt", "value": f"More {n}", "note": "kept"},
+    ]
+    return {"kind": "k", "id": n, "image": f"{n}.jpg", "conversations": turns, "score": 0.5}
+
+
+def write_llava_json(folder: Path) -> Path:
+    pictures(folder / "images")
+    path = folder / "set.json"
+    records = [llava(n) for n in range(N_ROWS)]
+    path.write_text(json.dumps(records, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return path
+
+
+def write_llava_jsonl(folder: Path) -> Path:
+    pictures(folder / "images")
+    return jsonl(folder / "set.jsonl", [llava(n) for n in range(N_ROWS)])
+
+
+def write_sharegpt(folder: Path) -> Path:
+    pictures(folder)
+    records = []
+    for n in range(N_ROWS):
+        record = llava(n)
+        record["images"] = [record.pop("image")]
+        records.append({"system": "Be brief.", **record})
+    path = folder / "set.json"
+    path.write_text(json.dumps(records), "utf-8")
+    return path
+
+
+def messages(n: int, parts: list[Any] | str) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": f"Answer {n}"},
+        ],
+        "id": f"row-{n}",
+    }
+
+
+def write_messages(folder: Path) -> Path:
+    pictures(folder)
+    rows = [{**messages(n, f"<image>What is {n}?"), "images": [f"{n}.jpg"]} for n in range(N_ROWS)]
+    return jsonl(folder / "set.jsonl", rows)
+
+
+def write_parts(folder: Path) -> Path:
+    """OpenAI's fine-tuning format: pictures in the content, as data URLs or file names."""
+    pictures(folder)
+    rows = []
+    for n in range(N_ROWS):
+        where = url(jpeg(n)) if n % 2 else f"{n}.jpg"
+        image = {"type": "image_url", "image_url": {"url": where, "detail": "low"}}
+        rows.append(messages(n, [image, {"type": "text", "text": f"What is {n}?"}]))
+    return jsonl(folder / "set.jsonl", rows)
+
+
+def write_parquet(folder: Path) -> Path:
+    rows = [
+        {
+            "id": f"row-{n}",
+            "image": {"bytes": jpeg(n), "path": None},
+            "question": f"What is {n}?",
+            "answer": f"Answer {n}",
+            "score": n / 2,
+        }
+        for n in range(N_ROWS)
+    ]
+    path = folder / "set.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3)
+    return path
+
+
+def write_parquet_folder(folder: Path) -> Path:
+    rows = []
+    for n in range(N_ROWS):
+        record = llava(n)
+        del record["image"]
+        rows.append({**record, "images": [{"bytes": jpeg(n), "path": f"{n}.jpg"}]})
+    data = folder / "data"
+    data.mkdir(parents=True)
+    for part, chunk in enumerate((rows[:4], rows[4:])):
+        name = f"train-{part:05}-of-00002.parquet"
+        pq.write_table(pa.Table.from_pylist(chunk), data / name, row_group_size=2)
+    return folder
+
+
+def write_imagefolder(folder: Path) -> Path:
+    pictures(folder)
+    rows = [{"file_name": f"{n}.jpg", "text": f"Answer {n}"} for n in range(N_ROWS)]
+    jsonl(folder / "metadata.jsonl", rows)
+    return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "llava-json": write_llava_json,
+    "llava-jsonl": write_llava_jsonl,
+    "sharegpt-json": write_sharegpt,
+    "messages-jsonl": write_messages,
+    "messages-jsonl parts": write_parts,
+    "columns-parquet": write_parquet,
+    "sharegpt-parquet": write_parquet_folder,
+    "imagefolder-jsonl": write_imagefolder,
+}
+
+
+@pytest.fixture(params=WRITERS)
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def written(form: str, tmp_path: Path) -> Path:
+    """What a user would name to open the set of this format."""
+    folder = tmp_path / "original"
+    folder.mkdir()
+    return WRITERS[form](folder)
