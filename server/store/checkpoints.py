@@ -1,0 +1,331 @@
+"""Checkpoints: what there is, what state it is in, and which one serves.
+
+    staged      its files are in place, hashed
+    verified    its files were read again and are those that were staged
+    active      it serves; one in every deployment
+    previous    it served before the active one; `rollback` brings it back
+    retired     it served before that
+
+A deployment is a model that was started, by the id of its checkpoint: servers that were
+started with the same model on the same database serve the same active checkpoint. Which one
+that is stands in one row, so a transaction moves it whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from purifier.errors import CheckpointError
+from server.errors import CheckpointConflict, CheckpointDamaged, CheckpointNotFound, GateFailed
+from server.store.audit import Actor, append_row
+from server.store.checkpoint_files import Content, check_files, read_content, take_in
+from server.store.checkpoint_tables import CheckpointRecord, State, checkpoints, slots
+from server.store.database import Database
+
+
+class CheckpointStore:
+    """The checkpoints of a database and its folder.
+
+    Args:
+        database: Its tables exist.
+        folder: Where staged checkpoints lie.
+        deployment: Whose active checkpoint is meant; `open_deployment` can set it later.
+    """
+
+    def __init__(self, database: Database, folder: Path, deployment: str | None = None) -> None:
+        self._database = database
+        self._folder = folder
+        self.deployment = deployment
+
+    def register(self, folder: Path, *, parent: str | None = None) -> CheckpointRecord:
+        """Makes a checkpoint known that stays where it lies; a delta's base beside it as well.
+
+        Raises:
+            CheckpointError: If the folder is no checkpoint, or is refused.
+        """
+        content = read_content(folder)
+        base = None
+        if content.delta is not None:
+            base = self.register(folder.resolve().parent / _base_name(content))
+            _check_base(content, base)
+        return self._add(content, folder.resolve(), base, parent, None, {})
+
+    def stage(
+        self,
+        folder: Path,
+        *,
+        base: str | None,
+        parent: str | None,
+        job_id: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> CheckpointRecord:
+        """Copies a checkpoint into the store. Doing it again changes nothing.
+
+        Args:
+            folder: A delta or full weights.
+            base: Id of a delta's base; None for full weights.
+            parent: Id of the checkpoint it was made from.
+            job_id: The job that made it.
+            metrics: What its evaluation measured.
+
+        Raises:
+            CheckpointNotFound: If the base is not known here.
+            CheckpointError: If the folder is refused or does not fit its base.
+        """
+        content = read_content(folder)
+        if (content.delta is None) is not (base is None):
+            raise CheckpointError(f"{content.name}: a delta needs a base, full weights have none.")
+        record = None
+        if base is not None:
+            record = self.get(base)
+            _check_base(content, record)
+        beside = None if record is None else record.path
+        place = take_in(folder, content, self._folder, beside)
+        return self._add(content, place, record, parent, job_id, metrics or {})
+
+    def get(self, checkpoint: str) -> CheckpointRecord:
+        """One checkpoint.
+
+        Raises:
+            CheckpointNotFound: If there is none of this id.
+        """
+        with self._database.transaction() as connection:
+            return self._get(connection, checkpoint)
+
+    def list(self) -> list[CheckpointRecord]:
+        """Every checkpoint, the latest first."""
+        query = select(checkpoints).order_by(checkpoints.c.created_at.desc(), checkpoints.c.id)
+        with self._database.transaction() as connection:
+            served = self._served(connection)
+            return [self._record(row, served) for row in connection.execute(query)]
+
+    def path(self, checkpoint: str) -> Path:
+        """The folder of a checkpoint.
+
+        Raises:
+            CheckpointNotFound: If there is none of this id.
+        """
+        return self.get(checkpoint).path
+
+    def verify(self, checkpoint: str) -> CheckpointRecord:
+        """Reads every file of a checkpoint again; a staged one is verified from now on.
+
+        Raises:
+            CheckpointNotFound: If there is none of this id.
+            CheckpointDamaged: Naming the file, if one is missing, altered or added.
+        """
+        record = self.get(checkpoint)
+        try:
+            check_files(record.path, record.files)
+        except CheckpointError as error:
+            raise CheckpointDamaged(error.message) from None
+        change = update(checkpoints).values(state="verified")
+        with self._database.transaction() as connection:
+            connection.execute(
+                change.where(checkpoints.c.id == checkpoint, checkpoints.c.state == "staged")
+            )
+            return self._get(connection, checkpoint)
+
+    def record_gate(
+        self, checkpoint: str, passed: bool, reasons: Sequence[str] = ()
+    ) -> CheckpointRecord:
+        """Keeps what the gate said.
+
+        Raises:
+            CheckpointNotFound: If there is none of this id.
+        """
+        change = update(checkpoints).where(checkpoints.c.id == checkpoint)
+        values = {"gate_passed": passed, "gate_reasons": json.dumps(list(reasons))}
+        with self._database.transaction() as connection:
+            connection.execute(change.values(values))
+            return self._get(connection, checkpoint)
+
+    def open_deployment(self, origin: str) -> CheckpointRecord:
+        """Makes this the store of the deployment that was started with a checkpoint.
+
+        Returns:
+            What it served last; at its first start `origin` itself, which is active from now on.
+        """
+        self.deployment = origin
+        first = _insert(self._database, slots).values(
+            deployment=origin, active=origin, previous=None, changed_at=time.time()
+        )
+        with self._database.transaction() as connection:
+            connection.execute(first.on_conflict_do_nothing())
+            return self._get(connection, connection.execute(self._slot()).one().active)
+
+    def active(self) -> CheckpointRecord | None:
+        """What the deployment serves; None without a deployment."""
+        return self._pointed("active")
+
+    def previous(self) -> CheckpointRecord | None:
+        """What `rollback` would bring back."""
+        return self._pointed("previous")
+
+    def check(self, checkpoint: str, *, forced: bool = False) -> CheckpointRecord:
+        """Checks that a checkpoint may be activated, its files apart.
+
+        Raises:
+            CheckpointNotFound: If there is none of this id.
+            GateFailed: If its evaluation failed and `forced` is not set.
+        """
+        record = self.get(checkpoint)
+        if record.gate_passed is False and not forced and record.state != "active":
+            reasons = " ".join(record.gate_reasons)
+            raise GateFailed(f"The evaluation of {record.id} failed. {reasons}".strip())
+        return record
+
+    def activate(
+        self, checkpoint: str, *, actor: Actor | str, forced: bool = False
+    ) -> CheckpointRecord:
+        """Makes a checkpoint the active one, and the active one the previous; one transaction.
+
+        Activating the active one changes nothing. What happened goes into the audit log.
+
+        Raises:
+            CheckpointNotFound: If there is none of this id.
+            CheckpointConflict: If it was never verified.
+            GateFailed: If its evaluation failed and `forced` is not set.
+        """
+        record = self.check(checkpoint, forced=forced)
+        action = "force" if record.gate_passed is False else "activate"
+        return self._move(record.id, _as_actor(actor), action)
+
+    def rollback(self, actor: Actor | str) -> CheckpointRecord:
+        """Makes the previous checkpoint the active one, and the active one the previous.
+
+        Raises:
+            CheckpointConflict: If there is no previous one.
+        """
+        return self._move(self.check_rollback().id, _as_actor(actor), "rollback")
+
+    def check_rollback(self) -> CheckpointRecord:
+        """What `rollback` would activate.
+
+        Raises:
+            CheckpointConflict: If there is none.
+        """
+        record = self.previous()
+        if record is None:
+            raise CheckpointConflict("There is no previous checkpoint to roll back to.")
+        return record
+
+    def _move(self, checkpoint: str, actor: Actor, action: str) -> CheckpointRecord:
+        with self._database.transaction() as connection:
+            slot = connection.execute(self._slot().with_for_update()).one()
+            record = self._get(connection, checkpoint)
+            if slot.active == checkpoint:
+                return record
+            if record.state == "staged":
+                raise CheckpointConflict(f"{checkpoint} was never verified.")
+            pointers = {"active": checkpoint, "previous": slot.active, "changed_at": time.time()}
+            connection.execute(
+                update(slots).where(slots.c.deployment == self.deployment).values(pointers)
+            )
+            _set_state(connection, checkpoint, "verified")
+            if slot.previous not in (None, checkpoint):
+                _set_state(connection, slot.previous, "retired")
+            append_row(connection, actor, action, checkpoint, before=slot.active, after=checkpoint)
+            return self._get(connection, checkpoint)
+
+    def _pointed(self, column: Literal["active", "previous"]) -> CheckpointRecord | None:
+        if self.deployment is None:
+            return None
+        with self._database.transaction() as connection:
+            slot = connection.execute(self._slot()).first()
+            found = None if slot is None else slot._mapping[column]
+            return None if found is None else self._get(connection, str(found))
+
+    def _slot(self) -> Any:
+        return select(slots).where(slots.c.deployment == self.deployment)
+
+    def _served(self, connection: Connection) -> dict[str, State]:
+        """State by id of what the deployment, or without one any deployment, points to."""
+        query: Any = select(slots) if self.deployment is None else self._slot()
+        rows = connection.execute(query).all()
+        served: dict[str, State] = {}
+        for row in rows:
+            if row.previous is not None:
+                served.setdefault(row.previous, "previous")
+            served[row.active] = "active"
+        return served
+
+    def _get(self, connection: Connection, checkpoint: str) -> CheckpointRecord:
+        row = connection.execute(
+            select(checkpoints).where(checkpoints.c.id == checkpoint)
+        ).one_or_none()
+        if row is None:
+            raise CheckpointNotFound
+        return self._record(row, self._served(connection))
+
+    def _record(self, row: Any, served: Mapping[str, State]) -> CheckpointRecord:
+        values = dict(row._mapping)
+        values["path"] = self._folder / row.path
+        values["files"] = json.loads(row.files)
+        values["metrics"] = json.loads(row.metrics)
+        values["gate_reasons"] = tuple(json.loads(row.gate_reasons))
+        values["state"] = served.get(row.id, row.state)
+        return CheckpointRecord(**values)
+
+    def _add(
+        self,
+        content: Content,
+        path: Path,
+        base: CheckpointRecord | None,
+        parent: str | None,
+        job_id: str | None,
+        metrics: Mapping[str, Any],
+    ) -> CheckpointRecord:
+        base_id = None if base is None else base.id
+        values = {
+            "id": content.id,
+            "sha256": content.sha256,
+            "base": base_id,
+            "parent": parent or content.parent or base_id,
+            "path": str(path),
+            "files": json.dumps(dict(content.hashes)),
+            "state": "staged",
+            "job_id": job_id,
+            "metrics": json.dumps(dict(metrics)),
+            "gate_passed": None,
+            "gate_reasons": "[]",
+            "created_at": int(time.time()),
+        }
+        insert = _insert(self._database, checkpoints).values(values)
+        moved = insert.on_conflict_do_update(index_elements=["id"], set_={"path": str(path)})
+        with self._database.transaction() as connection:
+            connection.execute(moved)
+            return self._get(connection, content.id)
+
+
+def _insert(database: Database, table: Table) -> Any:
+    return (sqlite if database.is_sqlite else postgresql).insert(table)
+
+
+def _set_state(connection: Connection, checkpoint: str, state: State) -> None:
+    connection.execute(
+        update(checkpoints).where(checkpoints.c.id == checkpoint).values(state=state)
+    )
+
+
+def _as_actor(actor: Actor | str) -> Actor:
+    return actor if isinstance(actor, Actor) else Actor(actor)
+
+
+def _base_name(content: Content) -> str:
+    name = content.delta.get("base") if content.delta else None
+    if not isinstance(name, str) or Path(name).name != name:
+        raise CheckpointError(f"{content.name}: delta.json must name its base folder.")
+    return name
+
+
+def _check_base(content: Content, base: CheckpointRecord) -> None:
+    if content.delta is None or content.delta.get("base_sha256") != base.sha256:
+        raise CheckpointError(f"{content.name}: it was not made on {base.id}.")
