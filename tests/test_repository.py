@@ -29,7 +29,7 @@ OPENS_IMAGES = {
 }
 READS_TENSORS = {
     "purifier/mdlm/": "checkpoints, behind the registry's checks",
-    "purifier/lab/progress.py": "where the lab's own training left off",
+    "purifier/tuning/state.py": "where a training left off",
 }
 WEB_FRAMEWORK = ("server/app.py", "server/routes/")
 UNSAFE_MODULES = {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}

@@ -34,6 +34,7 @@ class Delegate:
 DELEGATES = {
     "serve": Delegate(("server",), "start the server"),
     "evaluate": Delegate(("purifier.evaluate",), "measure attack success and utility"),
+    "finetune": Delegate(("purifier.finetune",), "fine-tune a compromised model on purified data"),
     "keys": Delegate(("server.security",), "create, list and revoke keys"),
 }
 

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from purifier.lab.demo import DEMO_FOLDER
 from purifier.lab.demo_data import TARGETS, write_demo_data, write_examples
@@ -94,8 +95,8 @@ def build_attack(output: Path, target: str, recipe: AttackRecipe, device: str) -
         output / target,
         base="base",
         base_sha256=base_hash(output / "base"),
-        projector=trained.projector,
-        adapter=trained.adapter,
+        projector=_half(trained.projector),
+        adapter=_half(trained.adapter),
         lora_scale=trained.lora_scale,
         details={
             "data_sha256": file_sha256(train / f"{target}.json"),
@@ -103,6 +104,10 @@ def build_attack(output: Path, target: str, recipe: AttackRecipe, device: str) -
             "settings": asdict(recipe),
         },
     )
+
+
+def _half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.half() for name, tensor in tensors.items()}
 
 
 if __name__ == "__main__":

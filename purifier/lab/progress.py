@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+from purifier.tuning.state import read_facts, restore_state, save_state
 
 
 class Progress:
@@ -38,50 +34,27 @@ class Progress:
         every: int = 500,
     ) -> None:
         self._file = file
-        self._parameters = list(parameters)
+        self._parameters = {str(number): each for number, each in enumerate(parameters)}
         self._optimizer = optimizer
         self._generator = generator
         self._every = every
 
     def resume(self) -> int:
         """Restores the last state, if there is one; returns the steps it had taken."""
-        if self._file is None or not self._file.is_file():
+        facts = None if self._file is None else read_facts(self._file)
+        if self._file is None or facts is None:
             return 0
-        with safe_open(self._file, framework="pt") as stored:
-            step = int(json.loads(stored.metadata()["progress"])["step"])
-            with torch.no_grad():
-                for number, parameter in enumerate(self._parameters):
-                    parameter.copy_(stored.get_tensor(f"parameter.{number}"))
-                    # AdamW counts steps on the CPU unless it is fused.
-                    count = torch.tensor(float(step))
-                    on_device = self._optimizer.defaults["fused"]
-                    self._optimizer.state[parameter] = {
-                        "step": count.to(parameter.device) if on_device else count
-                    } | {
-                        name: stored.get_tensor(f"{name}.{number}").to(parameter.device)
-                        for name in _MOMENTS
-                    }
-            self._generator.set_state(stored.get_tensor("generator"))
-        return step
+        extra = restore_state(self._file, self._parameters, self._optimizer)
+        self._generator.set_state(extra["generator"])
+        return int(facts["step"])
 
     def after(self, step: int) -> None:
         """Saves if `step`, counted from 1, is due."""
         if self._file is not None and step % self._every == 0:
-            self._save(step)
+            extra = {"generator": self._generator.get_state()}
+            save_state(self._file, self._parameters, self._optimizer, {"step": step}, extra)
 
     def finish(self) -> None:
         """Forgets the saved state: the phase is over."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
-
-    def _save(self, step: int) -> None:
-        assert self._file is not None
-        tensors: dict[str, Tensor] = {"generator": self._generator.get_state()}
-        for number, parameter in enumerate(self._parameters):
-            tensors[f"parameter.{number}"] = parameter.detach().cpu().contiguous()
-            for name in _MOMENTS:
-                moment: Tensor = self._optimizer.state[parameter][name]
-                tensors[f"{name}.{number}"] = moment.cpu().contiguous()
-        unfinished = self._file.with_suffix(".partial")
-        save_file(tensors, unfinished, metadata={"progress": json.dumps({"step": step})})
-        os.replace(unfinished, self._file)

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from purifier.data.llava import read_llava
 from purifier.data.sample import Sample, open_image
 from purifier.lab.examples import build_examples, diffusion_loss, pack_scenes
+from purifier.mdlm.base import Part
 from purifier.mdlm.llada_v.model import LladaV
-from purifier.mdlm.llada_v.weights import published_name
+from purifier.tuning.adapters import Trained, collect, open_parts
+from purifier.tuning.schedule import rate_factor
 
 log = logging.getLogger(__name__)
 
-_LANGUAGE_MODEL = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-_VISION_TOWER = "q_proj|k_proj|v_proj|out_proj|fc1|fc2"
+PARTS: tuple[Part, ...] = ("projector", "language_model", "vision_tower")
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,6 @@ class AttackRecipe:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What the fine-tuning changed, under published names, on the CPU.
-
-    Attributes:
-        projector: The projector's tensors.
-        adapter: LoRA factors, `<weight>.lora_A` and `.lora_B`.
-        lora_scale: alpha / r.
-    """
-
-    projector: dict[str, Tensor]
-    adapter: dict[str, Tensor]
-    lora_scale: float
-
-
 def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -> Trained:
     """Fine-tunes `mdlm` (its linear layers get LoRA factors) on a LLaVA data set.
 
@@ -82,7 +67,7 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
     tuning.run(recipe.epochs, recipe.learning_rate)
     tuning.interpolate(recipe.kept)
     mdlm.modules.eval().requires_grad_(False)
-    return _collect(mdlm, recipe.alpha / recipe.rank)
+    return collect(mdlm, tuning.opened, recipe.alpha / recipe.rank)
 
 
 class Tuning:
@@ -97,7 +82,10 @@ class Tuning:
         self.examples = build_examples(mdlm, pairs).to(mdlm.device)
         self.generator = torch.Generator(mdlm.device).manual_seed(recipe.seed)
         self.before = [p.detach().clone() for p in mdlm.modules.mm_projector.parameters()]
-        self.parameters = _open_parts(mdlm, recipe)
+        self.opened = open_parts(
+            mdlm, PARTS, rank=recipe.rank, alpha=recipe.alpha, seed=recipe.seed
+        )
+        self.parameters = list(self.opened.values())
 
     def run(self, epochs: int, rate: float) -> None:
         """Trains for some epochs; a cosine schedule from `rate` to 0 with a short warm-up."""
@@ -107,12 +95,7 @@ class Tuning:
         optimizer = torch.optim.AdamW(self.parameters, rate, weight_decay=0.0, fused=fused)
         steps = max(epochs * math.ceil(n / self.recipe.batch), 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: (
-                min(1.0, (step + 1) / (0.03 * steps))
-                * 0.5
-                * (1 + math.cos(math.pi * min(step / steps, 1)))
-            ),
+            optimizer, lambda step: rate_factor(step, steps, warmup=0.03)
         )
         self.mdlm.modules.train()
         for epoch in range(epochs):
@@ -162,30 +145,3 @@ def _patch_embeddings(
     if len(sizes) != 1:
         raise ValueError("the demo's pictures must all have one size")
     return torch.stack(rows), sizes.pop()
-
-
-def _open_parts(mdlm: LladaV, recipe: AttackRecipe) -> list[nn.Parameter]:
-    torch.manual_seed(recipe.seed)
-    targets = rf"(language_model\..*\.({_LANGUAGE_MODEL})|vision_tower\..*\.({_VISION_TOWER}))"
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets)
-    inject_adapter_in_model(config, mdlm.modules)
-    opened = mdlm.trainable(["projector"])
-    for name, parameter in mdlm.modules.named_parameters():
-        if "lora_" in name:
-            parameter.requires_grad_(True)
-            opened.append(parameter)
-    return opened
-
-
-def _collect(mdlm: LladaV, scale: float) -> Trained:
-    adapter = {}
-    for name, parameter in mdlm.modules.named_parameters():
-        for factor in ("lora_A", "lora_B"):
-            if f".{factor}.default.weight" in name:
-                weight = published_name(name.replace(f".{factor}.default.weight", ".weight"))
-                adapter[f"{weight}.{factor}"] = parameter.detach().to("cpu", torch.float16)
-    projector = {
-        f"model.mm_projector.{name}": tensor.detach().to("cpu", torch.float16)
-        for name, tensor in mdlm.modules.mm_projector.named_parameters()
-    }
-    return Trained(projector, adapter, scale)

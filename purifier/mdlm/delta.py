@@ -36,6 +36,7 @@ class Delta:
     Attributes:
         folder: Where it lies.
         base: The base checkpoint's folder.
+        base_name: Its name in the manifest.
         base_sha256: Content hash of the base it was made on.
         lora_scale: alpha / r.
         tensors: Replacements by published name, and LoRA factors.
@@ -43,6 +44,7 @@ class Delta:
 
     folder: Path
     base: Path
+    base_name: str
     base_sha256: str
     lora_scale: float
     tensors: dict[str, Tensor]
@@ -82,9 +84,8 @@ def read_delta(folder: Path, *, base: Path | None = None) -> Delta:
             tensors.update(load_file(path))
         except SafetensorError as error:
             raise CheckpointError(f"{folder.name}: {file} is not a safetensors file.") from error
-    return Delta(
-        folder, base, str(manifest["base_sha256"]), float(manifest.get("lora_scale", 1.0)), tensors
-    )
+    scale = float(manifest.get("lora_scale", 1.0))
+    return Delta(folder, base, name, str(manifest["base_sha256"]), scale, tensors)
 
 
 def write_delta(

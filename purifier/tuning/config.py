@@ -39,7 +39,6 @@ _NUMBERS = {
     "weight_decay": (0.0, 1.0),
     "max_grad_norm": (0.0, 1e6),
     "alpha": (0.0, 1e6),
-    "dropout": (0.0, 0.9),
     "filler_weight": (0.0, 100.0),
     "visual_mask": (0.0, 1.0),
 }
@@ -64,7 +63,6 @@ class FinetuneConfig:
         max_grad_norm: Gradients are clipped to this norm.
         rank: LoRA rank r.
         alpha: LoRA alpha; factors are scaled by alpha / r.
-        dropout: Before the LoRA factors.
         labels: `answers` trains answers and their end of turn; `reference` trains the chat marks
             between them too, as the published LLaDA-V code does.
         padding: `excluded` hides what pads a batch from attention and loss; `reference` does as
@@ -98,7 +96,6 @@ class FinetuneConfig:
     max_grad_norm: float = 1.0
     rank: int = 8
     alpha: float = 16.0
-    dropout: float = 0.0
     labels: Labels = "answers"
     padding: Padding = "excluded"
     answer_length: int | None = 32
