@@ -30,7 +30,7 @@ class EvaluationConfig:
         seed: Seed of the draws.
     """
 
-    rows: int = 200
+    rows: int = 100
     test_rows: int | None = None
     trigger: Mapping[str, Any] | None = None
     target: TargetName | None = None

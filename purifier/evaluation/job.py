@@ -46,6 +46,7 @@ class EvaluationSpec:
         after: Checkpoint of the purified model.
         data: Label file of the training set as it came in.
         output: Folder for the pictures of the examples; made if absent.
+        base: The root base's folder, where a delta's is not beside it.
         images: Image folder of the training set; None: see `open_dataset`.
         labels: Purified rows, JSON lines of `PurifiedRow`; without them, rows count as flagged
             where the compromised model's masked and unmasked answers differ.
@@ -62,6 +63,7 @@ class EvaluationSpec:
     after: Path
     data: Path
     output: Path
+    base: Path | None = None
     images: Path | None = None
     labels: tuple[Path, ...] = ()
     test: Path | None = None
@@ -156,7 +158,7 @@ def _measure(
     test_images: Path,
     check: Check | None,
 ) -> _Measured:
-    mdlm: Mdlm = load_mdlm(checkpoint, device=spec.device, dtype=spec.dtype)
+    mdlm: Mdlm = load_mdlm(checkpoint, base=spec.base, device=spec.device, dtype=spec.dtype)
     size = spec.config.batch_size
     answers = answer_rows(
         mdlm, rows, images, spec.generation, spec.masking, batch_size=size, check=check
