@@ -308,6 +308,9 @@ class Mdlm(Protocol):
     def published_weights(self) -> dict[str, Tensor]:
         """The weights themselves (no copies) by their names in a published checkpoint."""
 
+    def with_modules(self, modules: torch.nn.Module) -> Mdlm:
+        """The same model around other modules of the same kind; tokenizer and settings shared."""
+
     def trainable(self, parts: Sequence[Part]) -> list[torch.nn.Parameter]:
         """Opens the named parts for gradients, closes all others, returns the open ones."""
 

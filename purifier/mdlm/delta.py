@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -134,6 +135,21 @@ def apply_delta(mdlm: Mdlm, delta: Delta) -> None:
         CheckpointError: If a tensor has no place in the model or the wrong shape.
     """
     weights = mdlm.published_weights()
+    for name, tensor in changed_weights(mdlm, delta):
+        weights[name].copy_(tensor)
+
+
+@torch.no_grad()
+def changed_weights(mdlm: Mdlm, delta: Delta) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a base that a delta changes, with their new values; the base stays as it is.
+
+    Yields:
+        Published name, and a tensor of its own in the shape, dtype and place of the base's.
+
+    Raises:
+        CheckpointError: If a tensor has no place in the model or the wrong shape.
+    """
+    weights = mdlm.published_weights()
     for name, tensor in delta.tensors.items():
         target_name = name.removesuffix(".lora_A").removesuffix(".lora_B")
         target = weights.get(target_name)
@@ -153,7 +169,8 @@ def apply_delta(mdlm: Mdlm, delta: Delta) -> None:
             raise CheckpointError(f"{delta.folder.name}: {name} has the wrong shape.")
         if name.endswith(".lora_A"):
             change = target.float() + change.to(target.device)
-        target.copy_(change.to(target.device, target.dtype))
+        weights[target_name] = change.to(target.device, target.dtype)
+        yield target_name, weights[target_name]
 
 
 def file_sha256(path: Path) -> str:

@@ -335,6 +335,11 @@ class LladaV:
     def published_name(self, name: str) -> str:
         return published_name(name)
 
+    def with_modules(self, modules: nn.Module) -> LladaV:
+        if not isinstance(modules, LladaVModules):
+            raise TypeError("LLaDA-V needs its own kind of modules.")
+        return LladaV(self.config, modules, self._tokenizer, self.tokens)
+
     def trainable(self, parts: Sequence[Part]) -> list[nn.Parameter]:
         modules = self.modules
         groups: dict[Part, list[nn.Parameter]] = {
