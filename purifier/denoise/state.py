@@ -85,6 +85,11 @@ class DenoisingState:
         return self.stop_at is not None and self._mask_id not in self.ids[: self.stop_at]
 
     @property
+    def block(self) -> int:
+        """Number of the block that is filled now, counted from 0."""
+        return self._block
+
+    @property
     def token_ids(self) -> list[int]:
         """The response up to the stop sequence."""
         return self.ids[: self.stop_at]
