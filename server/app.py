@@ -25,7 +25,7 @@ from server.errors import (
     ServerError,
 )
 from server.gate import PUBLIC, Gate
-from server.routes import chat, health, models, status
+from server.routes import chat, files, health, job_events, jobs, models, reports, status
 from server.routes.access import Require
 from server.security.keys import Authenticator
 from server.security.media import guard_pillow
@@ -33,9 +33,21 @@ from server.services import Services
 
 _log = logging.getLogger("disp.server")
 
-ROUTERS = (chat.router, models.router, status.router, health.router)
+ROUTERS = (
+    chat.router,
+    models.router,
+    files.uploads,
+    files.router,
+    files.datasets,
+    jobs.router,
+    job_events.router,
+    reports.router,
+    status.router,
+    health.router,
+)
 """Every router of the service."""
 
+_PLACES = ("body", "query", "header", "path")
 _PART_TYPES = ("text", "image_url")
 
 
@@ -68,15 +80,24 @@ def create_app(
     app.state.config = config
     app.state.services = services or Services()
     app.state.preparing = anyio.CapacityLimiter(config.preparing)
+    app.state.larger_bodies = larger = _larger_bodies(config)
     for router in ROUTERS:
         check_closed(router)
-        app.include_router(router, max_body_size=config.max_body)
-    app.add_middleware(Gate, keys=keys, max_body=config.max_body)
+        limit = config.upload.file_bytes if router is files.uploads else config.max_body
+        app.include_router(router, max_body_size=limit)
+    app.add_middleware(Gate, keys=keys, max_body=config.max_body, larger=larger)
     app.add_exception_handler(ServerError, _server_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected_error)
     return app
+
+
+def _larger_bodies(config: ServerConfig) -> dict[tuple[str, str], int]:
+    """Bytes of a body where that is not `max_body`, by method and path."""
+    routes = [route for route in files.uploads.routes if isinstance(route, APIRoute)]
+    limit = config.upload.file_bytes
+    return {(method, route.path): limit for route in routes for method in route.methods or ()}
 
 
 def check_closed(router: APIRouter) -> None:
@@ -114,7 +135,8 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     }
     refusal = classes.get(error.status_code, HttpError)()
     if isinstance(refusal, BodyTooLarge):
-        limit = request.app.state.config.max_body
+        state, address = request.app.state, (request.method, request.url.path)
+        limit = state.larger_bodies.get(address, state.config.max_body)
         refusal = BodyTooLarge(f"A body may have at most {limit:,} bytes.")
     return _answer(refusal, headers=dict(error.headers or {}))
 
@@ -151,8 +173,8 @@ def refusal_of(errors: Sequence[dict[str, Any]]) -> InvalidRequest:
 
 
 def param_of(location: Sequence[str | int]) -> str | None:
-    """Writes a place in the body as a path, such as `messages[0].content[1].image_url.url`."""
-    steps = [step for step in location if step != "body"]
+    """Writes a place in the request as a path, such as `messages[0].content[1].image_url.url`."""
+    steps = location[1:] if location[:1] and location[0] in _PLACES else location
     path = ""
     for index, step in enumerate(steps):
         names_part = index >= 2 and steps[index - 2] == "content" and step in _PART_TYPES

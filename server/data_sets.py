@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from purifier.data.dataset import open_dataset
 from purifier.errors import DataError
+from purifier.lab.demo import DATA_FOLDER
+from purifier.lab.targets import TargetName
 from server.config import StartError
 from server.errors import DataFileNotFound, UnusableDataSet
 from server.store.files import FileStore
@@ -17,6 +21,8 @@ DEMO = "demo"
 """The shipped data: as training file the poisoned set of the served target, as validation file
 the held-out test set."""
 ROOT_PREFIX = "dataset:"
+
+DataField = Literal["training_file", "validation_file"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -28,10 +34,12 @@ class DataRoot:
     Attributes:
         path: Label file, or a folder that holds one.
         images: Image folder; None where the format has its own place for them.
+        attack: `trigger` and `target` that a test set is known to be for.
     """
 
     path: Path
     images: Path | None = None
+    attack: Mapping[str, Any] | None = None
 
 
 class DataSets:
@@ -54,19 +62,23 @@ class DataSets:
     ) -> None:
         self._files = files
         self._roots = dict(roots)
-        self._demo = {"training_file": demo_training, "validation_file": demo_validation}
+        self._demo: dict[DataField, DataRoot | None] = {
+            "training_file": demo_training,
+            "validation_file": demo_validation,
+        }
 
     def ids(self) -> list[str]:
         """Every id besides those of uploads."""
         demo = [DEMO] if self._demo["training_file"] is not None else []
         return demo + [ROOT_PREFIX + name for name in sorted(self._roots)]
 
-    def find(self, data_id: str, param: str) -> DataRoot:
+    def find(self, data_id: str, param: DataField, *, owner: str | None = None) -> DataRoot:
         """Where a data set lies.
 
         Args:
             data_id: `file-...`, `dataset:NAME` or `demo`.
-            param: The field that names it: `training_file` or `validation_file`.
+            param: The field that names it.
+            owner: Key whose uploads count; None takes anybody's.
 
         Raises:
             DataFileNotFound: If there is none of this id.
@@ -75,7 +87,7 @@ class DataSets:
         root = self._demo[param] if data_id == DEMO else self._roots.get(_name_of(data_id))
         if root is None:
             try:
-                root = DataRoot(self._files.data(data_id))
+                root = DataRoot(self._files.data(data_id, owner=owner))
             except DataFileNotFound:
                 raise DataFileNotFound(
                     f"{param} is not known here: upload it with POST /v1/files, or take an id of "
@@ -87,6 +99,28 @@ class DataSets:
         except DataError as error:
             raise UnusableDataSet(f"{param}: {error.message}", param=param) from None
         return root
+
+
+def demo_data(files: FileStore, roots: Mapping[str, DataRoot], target: TargetName) -> DataSets:
+    """Data sets of a server that serves a shipped model.
+
+    Args:
+        files: Uploads.
+        roots: The operator's data sets by name.
+        target: Which model; its poisoned training set is `demo`.
+    """
+    manifest = json.loads((DATA_FOLDER / "manifest.json").read_text("utf-8"))
+    train, test = DATA_FOLDER / "train", DATA_FOLDER / "test"
+    return DataSets(
+        files,
+        roots,
+        demo_training=DataRoot(train / f"{target}.json", train / "images"),
+        demo_validation=DataRoot(
+            test / "test.json",
+            test / "images",
+            {"trigger": manifest["trigger"], "target": target},
+        ),
+    )
 
 
 def parse_roots(sets: list[str], images: list[str]) -> dict[str, DataRoot]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from server.config import is_loopback
@@ -39,12 +39,21 @@ class Gate:
             state.
         keys: Who has which key; None lets everybody in who is on this machine.
         max_body: Bytes of a body that declares its length. Others are counted behind the gate.
+        larger: Limits of their own, by method and path.
     """
 
-    def __init__(self, app: App, *, keys: Authenticator | None, max_body: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: Authenticator | None,
+        max_body: int,
+        larger: Mapping[tuple[str, str], int] | None = None,
+    ) -> None:
         self._app = app
         self._keys = keys
         self._max_body = max_body
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -66,7 +75,7 @@ class Gate:
 
         try:
             principal = self._admit(scope["path"], headers)
-            self._check_length(headers)
+            self._check_length(scope, headers)
         except ServerError as error:
             await self._drain(headers, receive)
             await _refuse(error, send_with_id)
@@ -92,11 +101,11 @@ class Gate:
             raise InvalidKey
         return principal
 
-    def _check_length(self, headers: dict[bytes, bytes]) -> None:
-        if _content_length(headers) > self._max_body:
-            raise BodyTooLarge(
-                f"A body may have at most {self._max_body:,} bytes. Send fewer or smaller images."
-            )
+    def _check_length(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        limit = self._larger.get((scope["method"], scope["path"]), self._max_body)
+        if _content_length(headers) > limit:
+            what = "fewer or smaller images" if limit == self._max_body else "a smaller file"
+            raise BodyTooLarge(f"A body may have at most {limit:,} bytes. Send {what}.")
 
     async def _drain(self, headers: dict[bytes, bytes], receive: Receive) -> None:
         """Throws away the body of a refused request: who is still sending reads no answer."""

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from server.data_sets import DataSets
+from server.jobs.service import JobService
+from server.store.audit import AuditLog
+from server.store.checkpoints import CheckpointStore
+from server.store.files import FileStore
 
 
 @dataclass(frozen=True)
@@ -11,15 +16,15 @@ class Services:
     """The parts of the service that keep something; None where a server goes without.
 
     Attributes:
-        files: Uploaded data sets, `server.store.files.FileStore`.
-        datasets: Data sets of this machine by name, `server.store.datasets.DataSets`.
-        jobs: Purification jobs, `server.jobs.service.JobService`.
-        checkpoints: Staged and served checkpoints, `server.store.checkpoints.CheckpointStore`.
-        audit: Who did what, `server.store.audit.AuditLog`.
+        files: Uploaded data sets.
+        datasets: Data sets by id, uploads and others.
+        jobs: Purification jobs.
+        checkpoints: Staged and served checkpoints.
+        audit: Who did what.
     """
 
-    files: Any = None
-    datasets: Any = None
-    jobs: Any = None
-    checkpoints: Any = None
-    audit: Any = None
+    files: FileStore | None = None
+    datasets: DataSets | None = None
+    jobs: JobService | None = None
+    checkpoints: CheckpointStore | None = None
+    audit: AuditLog | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Request
 
 from server.config import ServerConfig
 from server.engine import Engine
-from server.errors import InvalidKey, ScopeMissing, UnsupportedMediaType
+from server.errors import InvalidKey, NotFound, ScopeMissing, UnsupportedMediaType
 from server.security.keys import Principal, Scope
 from server.services import Services
+
+_Service = TypeVar("_Service")
 
 
 class Require:
@@ -51,6 +53,22 @@ def config_of(request: Request) -> ServerConfig:
 def services_of(request: Request) -> Services:
     """What this application keeps."""
     return cast("Services", request.app.state.services)
+
+
+def needed(service: _Service | None) -> _Service:
+    """A service that this route cannot do without.
+
+    Raises:
+        NotFound: If the server runs without it.
+    """
+    if service is None:
+        raise NotFound("This server runs without a data folder, so it keeps no files or jobs.")
+    return service
+
+
+def owner_of(principal: Principal) -> str | None:
+    """The key whose files and jobs somebody sees: their own; None, everybody's, for an admin."""
+    return None if "models:admin" in principal.scopes else principal.key_id
 
 
 def request_id_of(request: Request) -> str:

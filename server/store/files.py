@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import BigInteger, Column, Float, Integer, String, Table, select
+from sqlalchemy import BigInteger, Column, Float, Integer, Select, String, Table, select
 
 from purifier.data.dataset import open_dataset
 from purifier.errors import DataError
@@ -151,14 +151,19 @@ class FileStore:
             )
         return self.get(file_id)
 
-    def get(self, file_id: str) -> FileRecord:
+    def get(self, file_id: str, *, owner: str | None = None) -> FileRecord:
         """One upload.
+
+        Args:
+            file_id: Its id.
+            owner: Key that must have sent it; None takes anybody's.
 
         Raises:
             DataFileNotFound: If there is none of this id.
         """
+        query = _of(owner, select(files).where(files.c.id == file_id))
         with self._database.transaction() as connection:
-            row = connection.execute(select(files).where(files.c.id == file_id)).first()
+            row = connection.execute(query).first()
         if row is None:
             raise DataFileNotFound
         return _record(row)
@@ -170,6 +175,7 @@ class FileStore:
         limit: int = 20,
         order: Order = "desc",
         purpose: str | None = None,
+        owner: str | None = None,
     ) -> list[FileRecord]:
         """Uploads, newest first unless `order` is `asc`.
 
@@ -178,37 +184,39 @@ class FileStore:
             limit: Most uploads returned.
             order: `desc` or `asc` by creation.
             purpose: Only those for this.
+            owner: Only those that this key sent; None lists anybody's.
 
         Raises:
             DataFileNotFound: If there is no upload `after`.
         """
         newest_first = order == "desc"
-        query = select(files).limit(limit)
+        query = _of(owner, select(files)).limit(limit)
         query = query.order_by(files.c.number.desc() if newest_first else files.c.number)
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         if after is not None:
-            last = self.get(after).number
+            last = self.get(after, owner=owner).number
             query = query.where(files.c.number < last if newest_first else files.c.number > last)
         with self._database.transaction() as connection:
             return [_record(row) for row in connection.execute(query)]
 
-    def data(self, file_id: str) -> Path:
+    def data(self, file_id: str, *, owner: str | None = None) -> Path:
         """What `purifier.data.dataset.open_dataset` opens for an upload.
 
         Raises:
             DataFileNotFound: If there is none of this id.
         """
-        record = self.get(file_id)
+        record = self.get(file_id, owner=owner)
         return _data_root(self._folder / record.id / record.content)
 
-    def delete(self, file_id: str) -> None:
+    def delete(self, file_id: str, *, owner: str | None = None) -> None:
         """Forgets an upload and removes its content.
 
         Raises:
             DataFileNotFound: If there is none of this id.
             DataFileInUse: If a job that has not finished reads it.
         """
+        self.get(file_id, owner=owner)
         with self._database.transaction() as connection:
             specs = connection.execute(select(jobs.c.spec).where(jobs.c.status.not_in(FINISHED)))
             for spec in map(json.loads, specs.scalars()):
@@ -314,6 +322,10 @@ def _data_root(content: Path) -> Path:
             break
         content = inside[0]
     return content
+
+
+def _of(owner: str | None, query: Select[Any]) -> Select[Any]:
+    return query if owner is None else query.where(files.c.key_id == owner)
 
 
 def _record(row: Any) -> FileRecord:

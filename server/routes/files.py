@@ -1,0 +1,127 @@
+"""`/v1/files`: uploaded data sets; `/v1/datasets`: those that are on the server already."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Annotated, Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.requests import ClientDisconnect
+
+from server.errors import ClientDisconnected, InvalidRequest
+from server.multipart import UploadForm
+from server.routes.access import Require, ServicesHere, needed, owner_of
+from server.routes.paging import After, cut
+from server.schemas.files import DataSetCard, DataSetList, FileDeleted, FileList, FileObject
+from server.security.keys import Principal
+from server.store.files import FileRecord, FileStore, Incoming, Order
+
+uploads = APIRouter(prefix="/v1/files")
+"""The one route whose body may be larger than any other's."""
+router = APIRouter(prefix="/v1/files")
+datasets = APIRouter(prefix="/v1/datasets", dependencies=[Depends(Require("jobs:read"))])
+
+PURPOSE = "fine-tune"
+
+_CHUNK = 1 << 20
+_CARD_FIELDS = ("id", "bytes", "filename", "purpose", "sha256")
+
+Reader = Annotated[Principal, Depends(Require("jobs:read"))]
+Writer = Annotated[Principal, Depends(Require("jobs:write"))]
+
+
+@uploads.post("")
+async def create(request: Request, principal: Writer, services: ServicesHere) -> FileObject:
+    """Takes a label file, or an archive of one and its images; the body goes to disk."""
+    store = needed(services.files)
+    with ExitStack() as stack:
+        incoming = await run_sync(stack.enter_context, store.receive())
+        record = await _receive(request, store, incoming, principal)
+    return _card(record)
+
+
+@router.get("")
+def list_files(
+    principal: Reader,
+    services: ServicesHere,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    order: Order = "desc",
+    purpose: Annotated[str | None, Query(max_length=64)] = None,
+) -> FileList:
+    """Lists uploads, newest first unless `order` is `asc`."""
+    found = needed(services.files).list(
+        after=after, limit=limit + 1, order=order, purpose=purpose, owner=owner_of(principal)
+    )
+    page, more = cut([_card(record) for record in found], limit)
+    ends = (page[0].id, page[-1].id) if page else (None, None)
+    return FileList(data=page, first_id=ends[0], last_id=ends[1], has_more=more)
+
+
+@router.get("/{file_id}")
+def get_file(file_id: str, principal: Reader, services: ServicesHere) -> FileObject:
+    """Describes one upload."""
+    return _card(needed(services.files).get(file_id, owner=owner_of(principal)))
+
+
+@router.delete("/{file_id}")
+def delete_file(file_id: str, principal: Writer, services: ServicesHere) -> FileDeleted:
+    """Removes an upload that no unfinished job reads."""
+    needed(services.files).delete(file_id, owner=owner_of(principal))
+    return FileDeleted(id=file_id)
+
+
+@datasets.get("")
+def list_datasets(services: ServicesHere) -> DataSetList:
+    """Lists the operator's data sets and the demo's."""
+    names = needed(services.datasets).ids()
+    return DataSetList(data=[DataSetCard(id=name) for name in names])
+
+
+async def _receive(
+    request: Request, store: FileStore, incoming: Incoming, principal: Principal
+) -> FileRecord:
+    form = UploadForm(request.headers.get("content-type", ""), incoming.write, _check_field)
+    async for chunk in _chunks(request):
+        await run_sync(form.feed, chunk)
+    sent = form.close()
+    if "purpose" not in sent.fields:
+        raise InvalidRequest("purpose is missing.", param="purpose")
+    keep = partial(
+        store.add,
+        incoming,
+        filename=sent.filename,
+        purpose=sent.fields["purpose"],
+        key_id=principal.key_id,
+    )
+    return await run_sync(keep)
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body in pieces worth a change of threads."""
+    gathered = bytearray()
+    try:
+        async for chunk in request.stream():
+            gathered += chunk
+            if len(gathered) >= _CHUNK:
+                yield bytes(gathered)
+                gathered.clear()
+    except ClientDisconnect:
+        raise ClientDisconnected from None
+    yield bytes(gathered)
+
+
+def _check_field(name: str, value: str) -> None:
+    if name != "purpose":
+        shown = "".join(character for character in name[:64] if character.isprintable())
+        raise InvalidRequest(f"{shown} is not known; remove it or check its name.", param=shown)
+    if value != PURPOSE:
+        raise InvalidRequest(f"purpose must be {PURPOSE}.", param="purpose")
+
+
+def _card(record: FileRecord) -> FileObject:
+    fields: dict[str, Any] = {name: getattr(record, name) for name in _CARD_FIELDS}
+    return FileObject(created_at=int(record.created_at), **fields)

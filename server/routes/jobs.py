@@ -1,0 +1,212 @@
+"""`/v1/fine_tuning/jobs`: creates, shows and steers purification jobs."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+
+from server.errors import (
+    CheckpointNotFound,
+    InvalidRequest,
+    JobNotFound,
+    ModelNotFound,
+    ScopeMissing,
+)
+from server.job_answers import checkpoint_body, job_body
+from server.job_requests import spec_of
+from server.jobs.service import JobRecord, JobService
+from server.jobs.spec import JobSpec, Sources
+from server.routes.access import (
+    RequestId,
+    Require,
+    ServicesHere,
+    json_only,
+    needed,
+    owner_of,
+)
+from server.routes.paging import After, cut
+from server.schemas.jobs import Job, JobCheckpointList, JobList, JobRequest
+from server.security.keys import Principal
+from server.services import Services
+from server.store.checkpoint_tables import CheckpointRecord
+from server.store.checkpoints import CheckpointStore
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs")
+
+Reader = Annotated[Principal, Depends(Require("jobs:read"))]
+Writer = Annotated[Principal, Depends(Require("jobs:write"))]
+
+_RETRY_SECONDS = 900
+_RETRY_JOBS = 20
+_LONGEST_KEY = 255
+
+
+@router.post("", status_code=202, dependencies=[Depends(json_only)])
+def create(
+    body: JobRequest,
+    response: Response,
+    principal: Writer,
+    services: ServicesHere,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    retry_count: Annotated[str, Header(alias="x-stainless-retry-count")] = "0",
+) -> Job:
+    """Creates a job, or finds the one that the same request made before."""
+    jobs = needed(services.jobs)
+    _check_key(idempotency_key)
+    if body.method.disp.get("activate") == "auto" and "models:admin" not in principal.scopes:
+        raise ScopeMissing(
+            "activate auto puts a checkpoint into service, for which this key lacks the scope "
+            "models:admin; ask for approval or never.",
+            param="method.disp.activate",
+        )
+    spec, sources = _plan(body, principal, services)
+    record = None
+    if idempotency_key is None and retry_count != "0":
+        record = _made_before(jobs, spec, principal)
+    if record is None:
+        record = jobs.create(
+            spec, sources, key_id=principal.key_id, idempotency_key=idempotency_key
+        )
+    response.headers["location"] = f"{router.prefix}/{record.id}"
+    return job_body(record)
+
+
+@router.get("")
+def list_jobs(
+    principal: Reader,
+    services: ServicesHere,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> JobList:
+    """Lists jobs, newest first."""
+    jobs = needed(services.jobs)
+    if after is not None:
+        seen(jobs, after, principal)
+    found = jobs.list(after=after, limit=limit + 1, key_id=owner_of(principal))
+    page, more = cut([job_body(record) for record in found], limit)
+    return JobList(data=page, has_more=more)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: str, principal: Reader, services: ServicesHere) -> Job:
+    """Shows one job."""
+    return job_body(seen(needed(services.jobs), job_id, principal))
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: str, principal: Writer, services: ServicesHere) -> Job:
+    """Ends a job for good."""
+    jobs = needed(services.jobs)
+    return job_body(jobs.cancel(seen(jobs, job_id, principal).id))
+
+
+@router.post("/{job_id}/pause")
+def pause(job_id: str, principal: Writer, services: ServicesHere) -> Job:
+    """Stops a job; what is finished is kept."""
+    jobs = needed(services.jobs)
+    return job_body(jobs.pause(seen(jobs, job_id, principal).id))
+
+
+@router.post("/{job_id}/resume")
+def resume(job_id: str, principal: Writer, services: ServicesHere) -> Job:
+    """Continues a paused or failed job."""
+    jobs = needed(services.jobs)
+    return job_body(jobs.resume(seen(jobs, job_id, principal).id))
+
+
+@router.post("/{job_id}/approve")
+def approve(
+    job_id: str,
+    principal: Annotated[Principal, Depends(Require("models:admin"))],
+    services: ServicesHere,
+    request_id: RequestId,
+) -> Job:
+    """Lets a job that waits for it activate its checkpoint; written to the audit log."""
+    jobs = needed(services.jobs)
+    record = jobs.approve(job_id)
+    if services.audit is not None:
+        services.audit.append(
+            principal.name,
+            principal.key_id,
+            "approve_job",
+            record.id,
+            after=record.result,
+            request_id=request_id,
+        )
+    return job_body(record)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(job_id: str, principal: Reader, services: ServicesHere) -> JobCheckpointList:
+    """Shows the checkpoint that a job made, if it has."""
+    record = seen(needed(services.jobs), job_id, principal)
+    if record.result is None:
+        return JobCheckpointList(data=[], first_id=None, last_id=None)
+    made = checkpoint_body(needed(services.checkpoints).get(record.result), record)
+    return JobCheckpointList(data=[made], first_id=made.id, last_id=made.id)
+
+
+def seen(jobs: JobService, job_id: str, principal: Principal) -> JobRecord:
+    """A job, if this key may know of it.
+
+    Raises:
+        JobNotFound: If there is none of this id, or it is another key's.
+    """
+    record = jobs.get(job_id)
+    if owner_of(principal) not in (None, record.key_id):
+        raise JobNotFound
+    return record
+
+
+def _plan(body: JobRequest, principal: Principal, services: Services) -> tuple[JobSpec, Sources]:
+    model = _model(body.model, needed(services.checkpoints))
+    datasets, owner = needed(services.datasets), owner_of(principal)
+    data = datasets.find(body.training_file, "training_file", owner=owner)
+    test = None
+    if body.validation_file is not None:
+        test = datasets.find(body.validation_file, "validation_file", owner=owner)
+    spec = spec_of(body, model=model.id, attack=test.attack if test else None)
+    sources = Sources(
+        model=model.path,
+        data=data.path,
+        images=data.images,
+        test=test.path if test else None,
+        test_images=test.images if test else None,
+    )
+    return spec, sources
+
+
+def _model(name: str, checkpoints: CheckpointStore) -> CheckpointRecord:
+    active = checkpoints.active()
+    if active is not None and name in ("default", active.name):
+        return active
+    try:
+        return checkpoints.get(name)
+    except CheckpointNotFound:
+        raise ModelNotFound(
+            "No such checkpoint is known here; GET /v1/checkpoints lists them, and 'default' is "
+            "the one that serves.",
+            param="model",
+        ) from None
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isprintable()):
+        raise InvalidRequest(
+            f"Idempotency-Key must have 1 to {_LONGEST_KEY} printable characters.",
+            param="Idempotency-Key",
+        )
+
+
+def _made_before(jobs: JobService, spec: JobSpec, principal: Principal) -> JobRecord | None:
+    """The job of a request that the `openai` package says to send again.
+
+    The package repeats a request whose answer it did not get, without an idempotency key.
+    """
+    since = time.time() - _RETRY_SECONDS
+    for record in jobs.list(limit=_RETRY_JOBS, key_id=principal.key_id):
+        if record.created_at >= since and dict(record.spec) == spec.to_dict():
+            return record
+    return None
