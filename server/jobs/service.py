@@ -78,13 +78,20 @@ class JobService:
         """
         return self._jobs.get(job_id)
 
-    def list(self, *, after: str | None = None, limit: int = 20) -> Sequence[JobRecord]:
-        """Jobs, newest first; `after` is the id of the last one of the page before.
+    def list(
+        self, *, after: str | None = None, limit: int = 20, key_id: str | None = None
+    ) -> Sequence[JobRecord]:
+        """Jobs, newest first.
+
+        Args:
+            after: Id of the last job of the page before.
+            limit: Most jobs returned.
+            key_id: Only jobs that this key asked for.
 
         Raises:
             JobNotFound: If there is no job `after`.
         """
-        return self._jobs.list(after=after, limit=limit)
+        return self._jobs.list(after=after, limit=limit, key_id=key_id)
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
         """Events numbered above `after`, oldest first.

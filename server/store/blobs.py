@@ -107,6 +107,16 @@ class BlobStore:
             raise FileNotFoundError(key)
         return path
 
+    def folder(self, key: str) -> Path:
+        """A place for work in progress inside a store that is a folder of this machine.
+
+        Raises:
+            ValueError: If the store is remote.
+        """
+        if not self.is_local:
+            raise ValueError("a remote store has no folders of this machine")
+        return Path(self._path(key))
+
     def list(self, prefix: str) -> list[str]:
         """Keys below a prefix, sorted; unfinished files are left out."""
         base = self._path(prefix)

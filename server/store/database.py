@@ -17,6 +17,7 @@ metadata = MetaData()
 """Every table of the service."""
 
 _BUSY_SECONDS = 30
+_CREATION_LOCK = 0x64697370
 
 
 class Database:
@@ -38,8 +39,11 @@ class Database:
         return make_url(self.url).get_backend_name() == "sqlite"
 
     def create_tables(self) -> None:
-        """Creates the tables that are missing."""
-        metadata.create_all(self.engine)
+        """Creates the tables that are missing; processes that do it at once take turns."""
+        with self.engine.begin() as connection:
+            if not self.is_sqlite:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})")
+            metadata.create_all(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -30,6 +30,9 @@ jobs = Table(
     # A job that is paused and resumed runs again under the next attempt; whatever still works
     # for an older one is refused.
     Column("attempt", Integer, nullable=False),
+    # The attempt that the job engine has, and the pipeline version it was handed over for.
+    Column("dispatched", Integer),
+    Column("pipeline", Integer),
     Column("approved", Boolean, nullable=False),
     Column("key_id", String(128)),
     Column("idempotency_key", String(255)),

@@ -183,6 +183,7 @@ class JobStore:
         after: str | None = None,
         limit: int = 20,
         statuses: tuple[JobStatus, ...] | None = None,
+        key_id: str | None = None,
     ) -> list[JobRecord]:
         """Jobs, newest first.
 
@@ -190,6 +191,7 @@ class JobStore:
             after: Id of the last job of the page before.
             limit: Most jobs returned.
             statuses: Only jobs in one of these.
+            key_id: Only jobs that this key asked for.
 
         Raises:
             JobNotFound: If there is no job `after`.
@@ -197,6 +199,8 @@ class JobStore:
         query = select(jobs).order_by(jobs.c.number.desc()).limit(limit)
         if statuses is not None:
             query = query.where(jobs.c.status.in_(statuses))
+        if key_id is not None:
+            query = query.where(jobs.c.key_id == key_id)
         with self.database.transaction() as connection:
             if after is not None:
                 query = query.where(jobs.c.number < _get(connection, after).number)
@@ -287,6 +291,7 @@ _NEXT_ATTEMPT: dict[str, Any] = {
     "error": None,
     "relabel_started_at": None,
     "relabel_finished_at": None,
+    "tuning": None,
 }
 
 
@@ -351,9 +356,8 @@ def _progress(connection: Connection, row: Any) -> Progress:
     left = None if row.rows_total is None else row.rows_total - rows_done
     if row.status in ACTIVE and tuning is None and rate and left:
         finish = now + left / rate
-    if row.status in ACTIVE and tuning is not None and tuning["steps_done"]:
-        pace = (tuning["at"] - tuning["since"]) / tuning["steps_done"]
-        finish = tuning["at"] + pace * (tuning["steps_total"] - tuning["steps_done"])
+    if row.status in ACTIVE and tuning is not None:
+        finish = _tuning_finish(tuning)
     return Progress(
         rows_done=rows_done,
         rows_total=row.rows_total,
@@ -362,6 +366,14 @@ def _progress(connection: Connection, row: Any) -> Progress:
         steps_total=None if tuning is None else tuning["steps_total"],
         estimated_finish=finish,
     )
+
+
+def _tuning_finish(tuning: Mapping[str, Any]) -> float | None:
+    steps = tuning["steps_done"] - tuning["first"]
+    if steps <= 0:
+        return None
+    pace = (tuning["at"] - tuning["since"]) / steps
+    return float(tuning["at"] + pace * (tuning["steps_total"] - tuning["steps_done"]))
 
 
 def _canonical(values: Mapping[str, Any]) -> str:

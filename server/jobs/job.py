@@ -1,0 +1,92 @@
+"""One job as its stages see it: what is asked, and where its outputs go in the shared store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from server.jobs.settings import JobSettings, settings_of
+from server.jobs.spec import JobSpec, Sources
+from server.store.jobs import JobRecord
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Attributes:
+        id: The job's id.
+        spec: What is asked.
+        sources: Where its inputs lie.
+    """
+
+    id: str
+    spec: JobSpec
+    sources: Sources
+
+    @classmethod
+    def of(cls, record: JobRecord) -> Job:
+        """The job of a row."""
+        return cls(record.id, JobSpec.from_dict(record.spec), Sources.from_dict(record.sources))
+
+    @cached_property
+    def settings(self) -> JobSettings:
+        """Checked settings."""
+        return settings_of(self.spec)
+
+    @property
+    def plan(self) -> str:
+        """Row count, bad rows, shard ranges, hash of the data."""
+        return f"jobs/{self.id}/plan.json"
+
+    def shard(self, number: int) -> str:
+        """What a finished shard says of itself: its file, hash and counts."""
+        return f"jobs/{self.id}/shards/{number:05d}.json"
+
+    def shard_rows(self, number: int, sha256: str) -> str:
+        """The purified rows of a shard, JSON lines; named by content."""
+        return f"jobs/{self.id}/shards/{number:05d}.{sha256[:16]}.jsonl"
+
+    @property
+    def shards(self) -> str:
+        return f"jobs/{self.id}/shards"
+
+    @property
+    def merged(self) -> str:
+        """Folder of the purified data set and its side table."""
+        return f"jobs/{self.id}/merged"
+
+    @property
+    def tuning(self) -> str:
+        """Folder of the state that a stopped fine-tuning goes on from."""
+        return f"jobs/{self.id}/tuning"
+
+    @property
+    def tuned(self) -> str:
+        """Folder of the fine-tuned checkpoint."""
+        return f"jobs/{self.id}/tuned"
+
+    @property
+    def evaluation(self) -> str:
+        """Folder of `evaluation.json` and the pictures of its examples."""
+        return f"jobs/{self.id}/evaluation"
+
+    @property
+    def staged(self) -> str:
+        """Id of the staged checkpoint."""
+        return f"jobs/{self.id}/staged.json"
+
+    @property
+    def verdict(self) -> str:
+        """What the gate said."""
+        return f"jobs/{self.id}/verdict.json"
+
+    @property
+    def report(self) -> str:
+        return f"jobs/{self.id}/report"
+
+    @property
+    def result_name(self) -> str:
+        """Name of the new checkpoint, before its hash."""
+        name = self.spec.model.partition("@")[0]
+        return f"{name}-{self.spec.suffix or 'purified'}"

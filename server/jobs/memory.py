@@ -1,0 +1,117 @@
+"""Whether a device has the memory for a model, told before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from purifier.errors import CheckpointError
+from purifier.mdlm.delta import is_delta, read_delta
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_TOKENS = 1024
+"""Tokens of one sample, prompt and response together, that activations are estimated for."""
+_PER_LAYER = 17
+"""Values that one decoder layer keeps for its backward pass, for every token and channel
+(34 bytes at 2 bytes a value: Korthikanti et al., arXiv 2205.05198, table 2, without the
+attention matrix, which fused attention does not keep)."""
+_LONGEST_HEADER = 100_000_000
+
+
+class MemoryShort(Exception):
+    """A device has not the memory that a model needs; the message has the numbers."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a model needs, in bytes.
+
+    Attributes:
+        weights: Its parameters in the dtype they are loaded in.
+        activations: An estimate of what one masked batch keeps.
+    """
+
+    weights: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations
+
+
+def need_of(checkpoint: Path, dtype: str, batch_size: int = 1) -> Need:
+    """Estimates what relabelling with a checkpoint needs, from its headers alone.
+
+    Args:
+        checkpoint: A checkpoint folder, full or a delta.
+        dtype: What it is loaded in.
+        batch_size: Samples denoised together.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    base = read_delta(checkpoint).base if is_delta(checkpoint) else checkpoint
+    values = sum(_values(file) for file in sorted(base.rglob("*.safetensors")))
+    config = _config(base)
+    layers, hidden = config.get("num_hidden_layers", 1), config.get("hidden_size", 1)
+    width = _BYTES[dtype]
+    kept = batch_size * _TOKENS * (layers * hidden * _PER_LAYER * width)
+    logits = batch_size * _TOKENS * config.get("vocab_size", 1) * 4
+    return Need(weights=values * width, activations=kept + logits)
+
+
+def free_memory(device: str) -> int:
+    """Free bytes of a device."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return int(psutil.virtual_memory().available)
+
+
+def require_memory(checkpoint: Path, device: str, dtype: str, batch_size: int = 1) -> None:
+    """Refuses a model that a device cannot hold.
+
+    Raises:
+        MemoryShort: If it needs more than is free.
+        CheckpointError: If it cannot be read.
+    """
+    need, free = need_of(checkpoint, dtype, batch_size), free_memory(device)
+    if need.total > free:
+        raise MemoryShort(
+            f"{checkpoint.name} needs about {_gib(need.total)} on {device} in {dtype} "
+            f"({_gib(need.weights)} weights, about {_gib(need.activations)} for a batch of "
+            f"{batch_size}), and {_gib(free)} are free. Use a device with more memory"
+            + ("." if dtype == "bfloat16" else ", or --dtype bfloat16.")
+        )
+
+
+def _values(file: Path) -> int:
+    """Number of values in a safetensors file, from its header."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > _LONGEST_HEADER:
+                raise ValueError
+            header: dict[str, Any] = json.loads(stream.read(length))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(tensor["shape"]) for tensor in tensors)
+    except (OSError, ValueError, struct.error, KeyError, TypeError):
+        raise CheckpointError(f"{file.name} is not a safetensors file.") from None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"{folder.name} has no readable config.json.") from None
+    return {name: value for name, value in config.items() if isinstance(value, int)}
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,313 @@
+"""The later stages of a job: fine-tune, evaluate, stage the checkpoint, judge it, report.
+
+As in `server.jobs.relabelling`, each looks for its output first and puts it into the shared
+store whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from purifier.data.dataset import open_dataset
+from purifier.errors import CheckpointError
+from purifier.evaluation.gate import judge
+from purifier.evaluation.job import EvaluationSpec, evaluate_job
+from purifier.evaluation.job_report import write_report
+from purifier.mdlm.delta import is_delta, read_delta
+from purifier.tuning.events import EVENTS_FILE, read_events
+from purifier.tuning.launch import launch, stop
+from purifier.tuning.spec import FinetuneSpec
+from server.jobs.interrupt import Interrupted
+from server.jobs.job import Job
+from server.store.blobs import BlobStore
+from server.store.checkpoints import CheckpointStore
+
+Check = Callable[[], None]
+Listen = Callable[[Mapping[str, Any]], None]
+Launch = Callable[..., "subprocess.Popen[bytes]"]
+
+EVALUATION_FILE = "evaluation.json"
+_STATE_FILE = "state.safetensors"
+_POLL_SECONDS = 0.2
+_VERSIONS = ("disp-server", "torch", "transformers", "dbos")
+
+
+class TuningFailed(Exception):
+    """The fine-tuning ended with an error of its own; its message is safe to show."""
+
+
+def tune(
+    job: Job,
+    store: BlobStore,
+    scratch: Path,
+    check: Check,
+    listen: Listen,
+    *,
+    device: str,
+    dtype: str,
+    processes: int = 1,
+    grace: float = 30.0,
+    start: Launch = launch,
+) -> dict[str, Any]:
+    """Fine-tunes the compromised model on the purified data, in a process group of its own.
+
+    A training that was stopped or killed, here or by another worker, goes on from its last
+    saved state.
+
+    Args:
+        job: The job.
+        store: The shared store.
+        scratch: Folder of this job on this machine.
+        check: Called while it trains; what it raises stops the training, which saves first.
+        listen: Gets the training's events.
+        device: Where it trains.
+        dtype: Of the frozen weights.
+        processes: Training processes.
+        grace: Seconds it has to save before it is killed.
+        start: Starts the process group.
+
+    Returns:
+        `{name, loss}`: the checkpoint's name, and [step, loss] of the training.
+
+    Raises:
+        TuningFailed: If the training failed.
+    """
+    if store.has_folder(job.tuned):
+        return dict(store.folder_manifest(job.tuned)["facts"])
+    check()
+    merged = store.local_folder(job.merged)
+    label_file = store.folder_manifest(job.merged)["facts"]["label_file"]
+    work = _work_folder(job, store, scratch)
+    original = open_dataset(job.sources.data, images=job.sources.images)
+    spec = FinetuneSpec(
+        checkpoint=job.sources.model.resolve(),
+        data=merged / label_file,
+        images=original.images.resolve(),
+        output=work / "result" / job.result_name,
+        work=work,
+        config=job.settings.finetune,
+        device=device,
+        dtype=dtype,
+    )
+    spec.output.parent.mkdir(parents=True, exist_ok=True)
+    spec.write(work / "spec.json")
+    events = work / EVENTS_FILE
+    _, seen = read_events(events)
+    process = start(work / "spec.json", processes=processes)
+    try:
+        _watch(job, store, process, events, seen, check, listen)
+    except Interrupted:
+        stop(process, grace)
+        _keep_state(job, store, work)
+        raise
+    told, _ = read_events(events)
+    if process.returncode != 0 or not spec.output.is_dir():
+        raise TuningFailed(_reason(told))
+    facts = {"name": job.result_name, "loss": _losses(told)}
+    store.put_folder(job.tuned, spec.output, facts)
+    shutil.rmtree(work)
+    return facts
+
+
+def candidate(job: Job, store: BlobStore, scratch: Path) -> Path:
+    """The fine-tuned checkpoint as a folder that can be loaded: its base lies beside it.
+
+    Raises:
+        BlobDamaged: If a file of it is missing or altered.
+    """
+    source = store.local_folder(job.tuned)
+    place = scratch / "candidate" / job.result_name
+    shutil.rmtree(place.parent, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name in store.folder_manifest(job.tuned)["files"]:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, place / name)
+    if is_delta(place):
+        base, name = _base_of(job.sources.model.resolve())
+        (place.parent / name).symlink_to(base, target_is_directory=True)
+    return place
+
+
+def evaluate(
+    job: Job, store: BlobStore, scratch: Path, check: Check, *, device: str, dtype: str
+) -> dict[str, Any]:
+    """Measures the model before and after; see `purifier.evaluation.job`.
+
+    Raises:
+        DataError: If a data set cannot be used.
+        CheckpointError: If a checkpoint is refused.
+    """
+    if store.has_folder(job.evaluation):
+        return dict(store.read_json(f"{job.evaluation}/{EVALUATION_FILE}"))
+    check()
+    plan = store.read_json(job.plan)
+    labels = [store.read_json(job.shard(n))["file"] for n in range(len(plan["shards"]))]
+    output = scratch / "evaluation"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    settings = job.settings
+    spec = EvaluationSpec(
+        before=job.sources.model,
+        after=candidate(job, store, scratch),
+        data=job.sources.data,
+        output=output,
+        images=job.sources.images,
+        labels=tuple(store.local(key) for key in labels),
+        test=job.sources.test,
+        test_images=job.sources.test_images,
+        masking=settings.purify.masking,
+        generation=replace(settings.purify.generation, seed=job.spec.seed),
+        config=settings.evaluation,
+        device=device,
+        dtype=dtype,
+    )
+    result = evaluate_job(spec, check)
+    (output / EVALUATION_FILE).write_text(json.dumps(result, sort_keys=True, indent=1) + "\n")
+    check()
+    store.put_folder(job.evaluation, output)
+    shutil.rmtree(output)
+    return result
+
+
+def stage(
+    job: Job, store: BlobStore, scratch: Path, checkpoints: CheckpointStore, check: Check
+) -> str:
+    """Puts the checkpoint where servers find it; returns its id.
+
+    Raises:
+        CheckpointError: If it is refused.
+        BlobDamaged: If a file of it is missing or altered.
+    """
+    check()
+    parent = checkpoints.register(job.sources.model)
+    folder = candidate(job, store, scratch)
+    base = None
+    if is_delta(folder):
+        base = parent.id if parent.base is None else parent.base
+    evaluation = store.read_json(f"{job.evaluation}/{EVALUATION_FILE}")
+    record = checkpoints.stage(
+        folder, base=base, parent=parent.id, job_id=job.id, metrics=evaluation["metrics"]
+    )
+    checkpoints.verify(record.id)
+    shutil.rmtree(folder.parent)
+    store.write_json(job.staged, {"checkpoint": record.id, "parent": parent.id})
+    return record.id
+
+
+def gate(job: Job, store: BlobStore, checkpoints: CheckpointStore) -> dict[str, Any]:
+    """Judges the evaluation by the job's limits; returns the verdict as JSON values."""
+    evaluation = store.read_json(f"{job.evaluation}/{EVALUATION_FILE}")
+    verdict = judge(evaluation["metrics"], job.settings.gate)
+    checkpoint = store.read_json(job.staged)["checkpoint"]
+    checkpoints.record_gate(checkpoint, verdict.passed, verdict.reasons)
+    store.write_json(job.verdict, verdict.to_dict())
+    return verdict.to_dict()
+
+
+def report(job: Job, store: BlobStore, scratch: Path, created_at: float) -> None:
+    """Writes the job's report as HTML and JSON."""
+    plan = store.read_json(job.plan)
+    merged = store.folder_manifest(job.merged)["facts"]
+    staged = store.read_json(job.staged)
+    shards = [store.read_json(job.shard(n)) for n in range(len(plan["shards"]))]
+    facts = {
+        "job": {
+            "id": job.id,
+            "created_at": created_at,
+            "model": job.spec.model,
+            "training_file": job.spec.training_file,
+            "seed": job.spec.seed,
+        },
+        "verdict": store.read_json(job.verdict),
+        "evaluation": store.read_json(f"{job.evaluation}/{EVALUATION_FILE}"),
+        "checkpoints": {"before": {"id": staged["parent"]}, "after": {"id": staged["checkpoint"]}},
+        "data": {
+            "name": job.spec.training_file,
+            "format": plan["format"],
+            "sha256": plan["sha256"],
+            **{name: count for name, count in merged.items() if name != "label_file"},
+        },
+        "settings": job.settings.to_dict(),
+        "training": {"loss": store.folder_manifest(job.tuned)["facts"]["loss"]},
+        "seconds": {"relabel": round(sum(shard["seconds"] for shard in shards), 1)},
+        "versions": {name: version(name) for name in _VERSIONS},
+    }
+    folder = scratch / "report"
+    write_report(facts, folder, pictures=store.local_folder(job.evaluation))
+    for path in sorted(folder.iterdir()):
+        store.put(f"{job.report}/{path.name}", path)
+    shutil.rmtree(folder)
+
+
+def _watch(
+    job: Job,
+    store: BlobStore,
+    process: subprocess.Popen[bytes],
+    events: Path,
+    seen: int,
+    check: Check,
+    listen: Listen,
+) -> None:
+    """Follows a training until its process has ended and every event is passed on."""
+    ended = False
+    while not ended:
+        ended = process.poll() is not None
+        new, seen = read_events(events, seen)
+        for event in new:
+            listen(event)
+            if event["event"] == "saved":
+                _keep_state(job, store, events.parent)
+        if not ended:
+            check()
+            time.sleep(_POLL_SECONDS)
+
+
+def _work_folder(job: Job, store: BlobStore, scratch: Path) -> Path:
+    """Where the training keeps its state: in the store, if that is a folder of this machine."""
+    if store.is_local:
+        work = store.folder(job.tuning)
+        work.mkdir(parents=True, exist_ok=True)
+        return work
+    work = scratch / "tuning"
+    work.mkdir(parents=True, exist_ok=True)
+    state = f"{job.tuning}/{_STATE_FILE}"
+    if store.exists(state):
+        (work / _STATE_FILE).write_bytes(store.read(state))
+    return work
+
+
+def _keep_state(job: Job, store: BlobStore, work: Path) -> None:
+    """Copies a saved state to a remote store, where another machine finds it."""
+    state = work / _STATE_FILE
+    if not store.is_local and state.is_file():
+        store.put(f"{job.tuning}/{_STATE_FILE}", state)
+
+
+def _base_of(model: Path) -> tuple[Path, str]:
+    """Folder of the root base, and the name that deltas know it by."""
+    if not is_delta(model):
+        return model, model.name
+    manifest = json.loads((model / "delta.json").read_text(encoding="utf-8"))
+    delta = read_delta(model)
+    if not delta.base.is_dir():
+        raise CheckpointError(f"{model.name}: its base is not there.")
+    return delta.base.resolve(), str(manifest["base"])
+
+
+def _losses(told: list[dict[str, Any]]) -> list[list[float]]:
+    """[step, loss]; a step that was taken twice counts once, for both are the same."""
+    found = {event["step"]: event["loss"] for event in told if event["event"] == "step"}
+    return [[step, loss] for step, loss in sorted(found.items())]
+
+
+def _reason(told: list[dict[str, Any]]) -> str:
+    failed = [event["message"] for event in told if event["event"] == "failed"]
+    return failed[-1] if failed else "The training process ended without a word; see its log."

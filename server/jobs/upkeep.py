@@ -1,0 +1,116 @@
+"""What a worker does beside its jobs: say that it lives, take over from the dead, find new work."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dbos import DBOS
+
+from server.jobs.workflow import PIPELINE, QUEUE_OF, Pipeline
+from server.store.attempts import Attempts
+from server.store.workers import WorkerTable
+
+_log = logging.getLogger("disp.jobs")
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How often a worker looks after things, in seconds.
+
+    Attributes:
+        heartbeat: Between two signs of life.
+        patience: Without a sign of life, after which a worker is dead.
+        poll: Between two looks for work.
+        grace: For running steps to stop when the worker is asked to.
+    """
+
+    heartbeat: float = 10.0
+    patience: float = 60.0
+    poll: float = 1.0
+    grace: float = 30.0
+
+
+class Upkeep:
+    """A thread that keeps a worker alive in the eyes of the others.
+
+    Args:
+        executor: The worker's executor id.
+        workers: The table of workers.
+        attempts: What workers write about jobs.
+        pipeline: Takes new attempts.
+        timings: How often.
+        lost: Called when the worker was declared dead and must end at once, for another one
+            does its work.
+    """
+
+    def __init__(
+        self,
+        executor: str,
+        workers: WorkerTable,
+        attempts: Attempts,
+        pipeline: Pipeline,
+        timings: Timings,
+        lost: Callable[[], None],
+    ) -> None:
+        self._executor = executor
+        self._workers = workers
+        self._attempts = attempts
+        self._pipeline = pipeline
+        self._timings = timings
+        self._lost = lost
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._every, args=(seconds, work), daemon=True)
+            for seconds, work in (
+                (timings.heartbeat, self._beat),
+                (timings.poll, self._look_around),
+            )
+        ]
+
+    def start(self) -> None:
+        """Begins."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends; returns when nothing is under way any more."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _every(self, seconds: float, work: Callable[[], None]) -> None:
+        while True:
+            try:
+                work()
+            except Exception:
+                # The database may be away for a while; the patience of others bounds how long.
+                _log.exception("The upkeep of the worker failed; it goes on.")
+            if self._stopping.wait(seconds):
+                return
+
+    def _beat(self) -> None:
+        if not self._workers.beat(self._executor):
+            _log.error("This worker was taken for dead, and another one has taken over; it ends.")
+            self._lost()
+
+    def _look_around(self) -> None:
+        for dead in self._workers.claim_dead(self._executor):
+            self._take_over(dead)
+        for attempt in self._attempts.waiting(PIPELINE):
+            self._pipeline.enqueue(attempt)
+            self._attempts.dispatched(attempt, PIPELINE)
+
+    def _take_over(self, dead: str) -> None:
+        """Puts back into their queues what a dead worker had in hand."""
+        for name, queue in QUEUE_OF.items():
+            found = DBOS.list_workflows(
+                status="PENDING", executor_id=dead, name=name, load_input=False, load_output=False
+            )
+            if found:
+                ids = [workflow.workflow_id for workflow in found]
+                DBOS.resume_workflows(ids, queue_name=queue)
+                _log.warning("Took over %d workflows (%s) from %s.", len(ids), name, dead)
+        self._workers.reaped(dead)

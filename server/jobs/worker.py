@@ -1,0 +1,162 @@
+"""A worker: one process that does jobs, one device task at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dbos import DBOS, DBOSConfig
+from dbos import DBOSPortableJSONSerializer as JsonSerializer
+
+from server.jobs.activation import Activation
+from server.jobs.memory import require_memory
+from server.jobs.stages import Equipment, Stages
+from server.jobs.steps import TAKEOVERS, StepRunner
+from server.jobs.upkeep import Timings, Upkeep
+from server.jobs.workflow import APPLICATION_VERSION, DEVICE_QUEUE, JOBS_QUEUE, Pipeline
+from server.store.attempts import Attempts
+from server.store.blobs import BlobStore
+from server.store.checkpoints import CheckpointStore
+from server.store.database import Database
+from server.store.home import Home
+from server.store.jobs import ACTIVE, JobStore
+from server.store.workers import WorkerTable
+
+_log = logging.getLogger("disp.jobs")
+
+_JOBS_AT_ONCE = 8
+"""Jobs that one worker leads; their device tasks wait for one another all the same."""
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """How a worker is set up.
+
+    Attributes:
+        home: Data folder and database.
+        store: URL of the shared store; None is the data folder's own.
+        name: Unique among the workers that live.
+        device: Where models run.
+        dtype: What they are loaded in.
+        processes: Training processes.
+        timings: How often it looks after things.
+        takeovers: Workers that may die in one step before it counts as the step's fault.
+    """
+
+    home: Home
+    store: str | None = None
+    name: str = field(default_factory=lambda: default_name(1))
+    device: str = "cpu"
+    dtype: str = "float32"
+    processes: int = 1
+    timings: Timings = field(default_factory=Timings)
+    takeovers: int = TAKEOVERS
+
+
+def default_name(slot: int) -> str:
+    """The name of a worker that was given none: the machine's, and its slot there."""
+    return f"{socket.gethostname()[:100]}-{slot}"
+
+
+def open_store(home: Home, url: str | None) -> BlobStore:
+    """The shared store of a data folder: the folder itself, or what a URL names."""
+    return BlobStore(url or home.root, cache=home.root / "cache" if url else None)
+
+
+class JobWorker:
+    """A worker from its start to its end; one in a process.
+
+    Args:
+        config: How it is set up.
+        make_stages: Makes its stages; another one changes what they do.
+
+    Raises:
+        NameTaken: If a worker of this name is alive.
+        MemoryShort: If the device cannot hold the model of a job that waits.
+    """
+
+    def __init__(self, config: WorkerConfig, make_stages: Callable[..., Stages] = Stages) -> None:
+        self._config = config
+        home = config.home.create()
+        self._database = Database(home.database_url)
+        self._database.create_tables()
+        self._jobs = JobStore(self._database)
+        self._check_memory()
+        self._workers = WorkerTable(self._database, patience=config.timings.patience)
+        self._executor = self._workers.register(config.name, config.device)
+        self._scratch = Path(tempfile.mkdtemp(prefix="disp-worker-"))
+        attempts = Attempts(self._database)
+        self._runner = StepRunner(self._jobs, attempts, takeovers=config.takeovers)
+        stages = make_stages(
+            open_store(home, config.store),
+            self._jobs,
+            attempts,
+            CheckpointStore(self._database, home.checkpoints),
+            Activation(self._database, home.checkpoints, attempts),
+            Equipment(
+                config.device,
+                config.dtype,
+                self._scratch,
+                processes=config.processes,
+                grace=config.timings.grace,
+            ),
+        )
+        DBOS(config=_engine_config(home.database_url, self._executor))
+        pipeline = Pipeline(stages, self._runner, poll=config.timings.poll)
+        self._upkeep = Upkeep(
+            self._executor, self._workers, attempts, pipeline, config.timings, self._end
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Works until `stop` is set, then hands back what is in hand; the process ends here."""
+        DBOS.launch()
+        poll = self._config.timings.poll
+        for queue, at_once in ((JOBS_QUEUE, _JOBS_AT_ONCE), (DEVICE_QUEUE, 1)):
+            DBOS.register_queue(
+                queue,
+                worker_concurrency=at_once,
+                polling_interval_sec=poll,
+                on_conflict="always_update",
+            )
+        self._upkeep.start()
+        print(f"worker {self._config.name} is ready", flush=True)
+        stop.wait()
+        self._runner.stop(self._config.timings.grace)
+        self._upkeep.stop()
+        self._workers.leave(self._executor)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._end()
+
+    def _check_memory(self) -> None:
+        """Says at once if this device cannot do a job that waits for a worker."""
+        config = self._config
+        for job in self._jobs.list(limit=100, statuses=ACTIVE):
+            require_memory(Path(str(job.sources["model"])), config.device, config.dtype)
+
+    @staticmethod
+    def _end() -> None:
+        # Threads of steps and of the job engine must not do anything more, nor be waited for.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def _engine_config(database_url: str, executor: str) -> DBOSConfig:
+    return DBOSConfig(
+        name="disp",
+        system_database_url=database_url,
+        application_version=APPLICATION_VERSION,
+        executor_id=executor,
+        serializer=JsonSerializer(),
+        enable_otlp=False,
+        # Its launch advertises a service of its vendor at level INFO.
+        log_level="WARNING",
+    )
