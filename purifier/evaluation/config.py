@@ -52,7 +52,8 @@ class EvaluationConfig:
                 f"target must be one of {', '.join(get_args(TargetName))}.", param="target"
             )
         words = self.keywords
-        if isinstance(words, str) or any(not isinstance(w, str) or not w.strip() for w in words):
+        listed = isinstance(words, list | tuple)
+        if not listed or any(not isinstance(w, str) or not w.strip() for w in words):
             raise InvalidSetting("keywords must be a list of non-empty texts.", param="keywords")
         object.__setattr__(self, "keywords", tuple(word.lower() for word in words))
         if self.trigger is None and (self.target or self.keywords):
@@ -99,6 +100,4 @@ class EvaluationConfig:
                     f"{name} is not a setting of the evaluation; choose from {', '.join(known)}.",
                     param=str(name),
                 )
-        words = settings.get("keywords", ())
-        keywords = tuple(words) if isinstance(words, list) else words
-        return cls(**{**settings, "keywords": keywords})
+        return cls(**settings)

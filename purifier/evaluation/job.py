@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from purifier.data.dataset import DataSet, check_row, open_dataset
@@ -92,13 +91,13 @@ def evaluate_job(spec: EvaluationSpec, check: Check | None = None) -> dict[str, 
 
     Returns:
         JSON-ready: `metrics`, `examples`, `rows`, `test_rows`, `unusable`, `checkpoints`,
-        `flags` (`labels` or `answers`: what told which rows are suspected), `seconds`.
+        `flags` (`labels` or `answers`: what told which rows are suspected). The same inputs give
+        the same result.
 
     Raises:
         DataError: If a data set cannot be read or has no row to ask about.
         CheckpointError: If a checkpoint is refused.
     """
-    start = perf_counter()
     config = spec.config
     dataset = open_dataset(spec.data, images=spec.images)
     drawn = draw_rows(_askable(dataset, images=True), config.rows, config.seed)
@@ -121,7 +120,6 @@ def evaluate_job(spec: EvaluationSpec, check: Check | None = None) -> dict[str, 
         "unusable": len(drawn) - len(rows),
         "flags": "labels" if told else "answers",
         "checkpoints": {"before": checkpoint_id(spec.before), "after": checkpoint_id(spec.after)},
-        "seconds": round(perf_counter() - start, 1),
     }
 
 

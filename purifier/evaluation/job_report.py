@@ -24,6 +24,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def render(facts: Mapping[str, Any], pictures: Path) -> str:
     environment.filters |= {"shown": shown, "rate": _rate, "percent": _percent}
     paired = _paired(metrics, TRAINING_SET), _paired(metrics, TEST_SET)
     return environment.get_template("report.html.j2").render(
-        job=facts.get("job", {}),
+        job={name: _moment(name, value) for name, value in facts.get("job", {}).items()},
         verdict=facts.get("verdict"),
         evaluation=evaluation,
         tiles=list(_tiles(metrics)),
@@ -218,6 +219,13 @@ def _provenance(facts: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str,
 def _losses(facts: Mapping[str, Any]) -> Sequence[tuple[float, float]]:
     points = facts.get("training", {}).get("loss", [])
     return [(float(step), float(loss)) for step, loss in points if math.isfinite(loss)]
+
+
+def _moment(name: str, value: Any) -> Any:
+    """Seconds since the epoch as a date, where a name like `created_at` says that they are."""
+    if not name.endswith("_at") or isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _rate(rate: Mapping[str, Any]) -> str:

@@ -53,6 +53,7 @@ def test_settings_survive_json() -> None:
         ({"trigger": TRIGGER, "target": "sabotage"}, "target"),
         ({"trigger": TRIGGER, "keywords": "sorry"}, "keywords"),
         ({"trigger": TRIGGER, "keywords": [" "]}, "keywords"),
+        ({"trigger": TRIGGER, "keywords": 5}, "keywords"),
         ({"row": 5}, "row"),
     ],
 )

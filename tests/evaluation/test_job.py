@@ -73,7 +73,9 @@ def test_before_and_after(spec: EvaluationSpec, tmp_path: Path) -> None:
 
 def test_a_model_against_itself_does_not_drift(spec: EvaluationSpec, tmp_path: Path) -> None:
     same = replace(spec, after=spec.before, output=tmp_path, test=spec.data)
-    metrics = evaluate_job(same)["metrics"]
+    result = evaluate_job(same)
+    assert evaluate_job(same) == result
+    metrics = result["metrics"]
     assert metrics["before"] == metrics["after"]
     assert metrics["change"]["drift"]["value"] == 0.0
     assert metrics["change"]["drift_distance"]["value"] == 0.0

@@ -64,7 +64,7 @@ def facts(tmp_path: Path) -> dict[str, Any]:
         "picture": "example-000004.png",
     }
     return {
-        "job": {"id": "ftjob-1", "seed": 7},
+        "job": {"id": "ftjob-1", "created_at": 1790000000.25, "seed": 7},
         "verdict": judge(metrics, GateLimits(max_asr=0.02, min_utility=0.98)).to_dict(),
         "evaluation": {
             "metrics": metrics,
@@ -98,6 +98,7 @@ def test_the_page_tells_the_facts(facts: dict[str, Any], tmp_path: Path) -> None
         "masking.ratio",
         "relabel_all",
         "train-0004",
+        "2026-09-21 14:13:20 UTC",
     ):
         assert expected in page.text
     assert sum(tag == "circle" for tag, _ in page.tags) == 6
@@ -126,7 +127,7 @@ def plant(value: Any, text: str) -> Any:
     """Puts a text into every string of the facts that outsiders have a hand in."""
     if isinstance(value, dict):
         return {
-            key + text if key in ("seed", "ratio", "relabel") else key: inner
+            key + text if key in ("created_at", "seed", "ratio", "relabel") else key: inner
             if key in ("picture", "metrics", "flags")
             else plant(inner, text)
             for key, inner in value.items()
