@@ -223,7 +223,12 @@ def prepare(
     except PromptError as error:
         # The turns were checked before: what is left is an image's shape.
         raise ImageDimensions(error.message, param="messages") from None
-    return Job(inputs, generation, masking if inputs.images else None, request_id)
+
+    def again(other: Serving) -> Job:
+        check_model(request, other)
+        return prepare(request, other, generation, masking, config, request_id)
+
+    return Job(inputs, generation, masking if inputs.images else None, request_id, again)
 
 
 def response_of(

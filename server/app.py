@@ -25,7 +25,18 @@ from server.errors import (
     ServerError,
 )
 from server.gate import PUBLIC, Gate
-from server.routes import chat, files, health, job_events, jobs, models, reports, status
+from server.routes import (
+    audit,
+    chat,
+    checkpoints,
+    files,
+    health,
+    job_events,
+    jobs,
+    models,
+    reports,
+    status,
+)
 from server.routes.access import Require
 from server.security.keys import Authenticator
 from server.security.media import guard_pillow
@@ -42,6 +53,8 @@ ROUTERS = (
     jobs.router,
     job_events.router,
     reports.router,
+    checkpoints.router,
+    audit.router,
     status.router,
     health.router,
 )

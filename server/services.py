@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.data_sets import DataSets
+from server.deployer import Deployer
 from server.jobs.service import JobService
 from server.store.audit import AuditLog
 from server.store.checkpoints import CheckpointStore
@@ -20,6 +21,7 @@ class Services:
         datasets: Data sets by id, uploads and others.
         jobs: Purification jobs.
         checkpoints: Staged and served checkpoints.
+        deployer: Puts checkpoints into the engine.
         audit: Who did what.
     """
 
@@ -27,4 +29,5 @@ class Services:
     datasets: DataSets | None = None
     jobs: JobService | None = None
     checkpoints: CheckpointStore | None = None
+    deployer: Deployer | None = None
     audit: AuditLog | None = None

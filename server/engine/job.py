@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.state import stop_ids
 from purifier.mdlm.base import Inputs, Mdlm, Message
+from purifier.mdlm.variant import drop_weights
+from server.errors import NotReady
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,35 @@ class Serving:
         mdlm: The model; its weights are used by the engine thread alone.
         checkpoint: Immutable id, `name@sha256:` and 12 hex digits.
         created: Unix seconds of its loading.
+        parent: Id of the checkpoint it was made from.
+        tokenizing: Held while its tokenizer encodes, which other models may share.
     """
 
     mdlm: Mdlm
     checkpoint: str
     created: int
-    _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    parent: str | None = None
+    tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _released: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def name(self) -> str:
         """The checkpoint's name without its hash."""
         return self.checkpoint.partition("@")[0]
 
+    @property
+    def released(self) -> bool:
+        """Whether its weights are gone; it can still prepare requests."""
+        return self._released.is_set()
+
+    def release(self) -> None:
+        """Gives the memory of the weights back; for the engine thread alone."""
+        self._released.set()
+        drop_weights(self.mdlm)
+
     def prepare(self, messages: Sequence[Message]) -> Inputs:
         """`mdlm.prepare`, one at a time: tokenizers keep state while they encode."""
-        with self._tokenizing:
+        with self.tokenizing:
             return self.mdlm.prepare(messages)
 
     def check_stops(self, generation: GenerationConfig) -> None:
@@ -47,18 +63,28 @@ class Serving:
         Raises:
             InvalidSetting: If one cannot.
         """
-        with self._tokenizing:
+        with self.tokenizing:
             stop_ids(self.mdlm, generation)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request as the engine takes it: valid, and nothing left to do on the host."""
+    """A request as the engine takes it: valid, and nothing left to do on the host.
+
+    Attributes:
+        inputs: Ids and pixels.
+        generation: Denoising settings.
+        masking: The defence; None answers undefended.
+        request_id: For the log.
+        again: Makes the job anew for another model, should this one's weights be gone when its
+            turn comes.
+    """
 
     inputs: Inputs
     generation: GenerationConfig
     masking: MaskingConfig | None
     request_id: str = "-"
+    again: Callable[[Serving], Job] | None = field(default=None, repr=False)
 
     @property
     def work(self) -> int:
@@ -72,7 +98,8 @@ class Ticket:
 
     Attributes:
         job: What is asked.
-        serving: The checkpoint that answers, pinned at admission.
+        serving: The checkpoint that answers, pinned at admission; another one only if its
+            weights have left the memory before the answer was begun.
         future: Ends in the answer or in the error.
         submitted: Monotonic seconds of its admission.
         started: Monotonic seconds at which the engine took it up; None before.
@@ -98,6 +125,16 @@ class Ticket:
         """Ends in an error, unless it has ended already."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
+
+    def move(self, serving: Serving) -> None:
+        """Binds a job that has not been begun to another model.
+
+        Raises:
+            ServerError: If it cannot be made for that one.
+        """
+        if self.job.again is None:
+            raise NotReady(retry_after=1)
+        self.job, self.serving = self.job.again(serving), serving
 
     @property
     def queue_seconds(self) -> float:

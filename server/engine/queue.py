@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from server.engine.job import Job, Ticket
@@ -62,13 +63,21 @@ class Place:
             self._queue.give_back()
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Something the engine does between two answers; it takes no place."""
+
+    act: Callable[[], None]
+
+
 class AdmissionQueue:
     """First in, first out; at most `size` places, reserved ones included."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._changed = threading.Condition()
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[Ticket | Turn] = deque()
+        self._turns = 0
         self._reserved = 0
         self._running: Ticket | None = None
         self._closed = False
@@ -77,7 +86,7 @@ class AdmissionQueue:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) - self._turns
 
     @property
     def running(self) -> Ticket | None:
@@ -93,7 +102,7 @@ class AdmissionQueue:
         with self._changed:
             if self._closed:
                 raise Draining(retry_after=_as_retry_after(self._seconds_to_room()))
-            if len(self._waiting) + self._reserved >= self._size:
+            if self.waiting + self._reserved >= self._size:
                 self.refused += 1
                 raise QueueFull(retry_after=_as_retry_after(self._seconds_to_room()))
             self._reserved += 1
@@ -116,18 +125,34 @@ class AdmissionQueue:
             self._waiting.append(ticket)
             self._changed.notify()
 
-    def take(self) -> Ticket | None:
-        """Waits for the next ticket, which is the running one from now on.
+    def put_turn(self, turn: Turn, *, last: bool) -> None:
+        """Puts a turn before everything that waits, or with `last` behind it.
+
+        Raises:
+            Draining: If the queue is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Draining(retry_after=1)
+            (self._waiting.append if last else self._waiting.appendleft)(turn)
+            self._turns += 1
+            self._changed.notify()
+
+    def take(self) -> Ticket | Turn | None:
+        """Waits for what comes next; a ticket is the running one from now on.
 
         Returns:
             None once the queue is closed and empty.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            self._running = self._waiting.popleft() if self._waiting else None
+            item = self._waiting.popleft() if self._waiting else None
+            self._running = item if isinstance(item, Ticket) else None
+            if isinstance(item, Turn):
+                self._turns -= 1
             if self._running is not None:
                 self._running.started = time.monotonic()
-            return self._running
+            return item
 
     def done(self, ticket: Ticket, *, completed: bool) -> None:
         """Says that the running ticket has ended; a completed one is measured."""
@@ -148,7 +173,8 @@ class AdmissionQueue:
     def inside(self) -> list[Ticket]:
         """The running ticket and the waiting ones."""
         with self._changed:
-            return [*([self._running] if self._running else []), *self._waiting]
+            waiting = [item for item in self._waiting if isinstance(item, Ticket)]
+            return [*([self._running] if self._running else []), *waiting]
 
     def close(self) -> None:
         """Takes no more tickets; those inside are still served."""

@@ -39,7 +39,7 @@ async def create(
     masking = answering.masking_of(body, config.masking)
     answering.check_cost(generation, masking, config)
     answering.check_turns(body, config)
-    with engine.reserve() as place:
+    with engine.reserve(serving) as place:
         job = await anyio.to_thread.run_sync(
             partial(answering.prepare, body, serving, generation, masking, config, request_id),
             limiter=request.app.state.preparing,

@@ -29,4 +29,7 @@ async def get_model(model_id: str, engine: EngineHere) -> ModelCard:
 
 def _cards(serving: Serving) -> list[ModelCard]:
     names = ("default", serving.checkpoint)
-    return [ModelCard(id=name, created=serving.created, root=serving.checkpoint) for name in names]
+    return [
+        ModelCard(id=name, created=serving.created, root=serving.checkpoint, parent=serving.parent)
+        for name in names
+    ]

@@ -198,13 +198,20 @@ class CheckpointStore:
         action = "force" if record.gate_passed is False else "activate"
         return self._move(record.id, _as_actor(actor), action)
 
-    def rollback(self, actor: Actor | str) -> CheckpointRecord:
+    def rollback(self, actor: Actor | str, *, expected: str | None = None) -> CheckpointRecord:
         """Makes the previous checkpoint the active one, and the active one the previous.
 
+        Args:
+            actor: Who does it.
+            expected: The checkpoint that must be the previous one.
+
         Raises:
-            CheckpointConflict: If there is no previous one.
+            CheckpointConflict: If there is no previous one, or it is not the expected one.
         """
-        return self._move(self.check_rollback().id, _as_actor(actor), "rollback")
+        record = self.check_rollback()
+        if expected not in (None, record.id):
+            raise CheckpointConflict("Another checkpoint was activated meanwhile; look again.")
+        return self._move(record.id, _as_actor(actor), "rollback")
 
     def check_rollback(self) -> CheckpointRecord:
         """What `rollback` would activate.
