@@ -28,13 +28,17 @@ from clients._exceptions import (
     RequestTimedOut,
     ServerError,
     StatusError,
+    StorageFull,
     TooLarge,
     Unauthorized,
     UnexpectedResponse,
     Unprocessable,
     UnsupportedMedia,
+    WaitTimedOut,
 )
+from clients._file_calls import FileLike
 from clients._images import ImageLike, Images
+from clients._job_calls import JobSettings
 from clients._overlay import draw_overlay
 
 __all__ = [
@@ -47,11 +51,13 @@ __all__ = [
     "DeadlineExceeded",
     "Defense",
     "DispError",
+    "FileLike",
     "Forbidden",
     "Generation",
     "ImageLike",
     "Images",
     "InvalidInput",
+    "JobSettings",
     "MethodNotAllowed",
     "NotFound",
     "NotReady",
@@ -59,10 +65,12 @@ __all__ = [
     "RequestTimedOut",
     "ServerError",
     "StatusError",
+    "StorageFull",
     "TooLarge",
     "Unauthorized",
     "UnexpectedResponse",
     "Unprocessable",
     "UnsupportedMedia",
+    "WaitTimedOut",
     "draw_overlay",
 ]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
-from typing import TypeVar, Unpack
+from typing import Unpack
 
 import httpx
 
 from clients import _calls
 from clients._answer import Answer
-from clients._calls import Call, Defense, Generation
-from clients._exchange import Pause, exchange
+from clients._async_jobs import AsyncJobs
+from clients._calls import Defense, Generation
+from clients._checkpoints import AsyncCheckpoints
+from clients._files import AsyncFiles
 from clients._images import Images
-from clients._settings import DEFAULT_TIMEOUT, headers, resolve
+from clients._settings import DEFAULT_TIMEOUT, resolve
+from clients._transport import AsyncTransport
 from server.schemas import ChatRequest, ChatResponse, EngineStatus, Health, ModelCard
-
-T = TypeVar("T")
 
 
 class AsyncClient:
@@ -24,6 +24,11 @@ class AsyncClient:
 
         async with AsyncClient("http://127.0.0.1:8000", api_key="sk-...") as client:
             print((await client.answer("scene.jpg", "Describe the image.")).text)
+
+    Attributes:
+        files: Data sets on the server.
+        jobs: Purification jobs.
+        checkpoints: What can serve, and what does.
 
     Safe to share between tasks of one event loop.
     """
@@ -52,13 +57,11 @@ class AsyncClient:
         Raises:
             InvalidInput: If the base URL is not one, or the key cannot be sent.
         """
-        self._settings = resolve(base_url, api_key, max_retries, max_wait)
-        self._http = httpx.AsyncClient(
-            base_url=self._settings.base_url,
-            headers=headers(self._settings),
-            timeout=timeout,
-            transport=transport,
-        )
+        settings = resolve(base_url, api_key, max_retries, max_wait)
+        self._transport = AsyncTransport(settings, timeout, transport)
+        self.files = AsyncFiles(self._transport)
+        self.jobs = AsyncJobs(self._transport)
+        self.checkpoints = AsyncCheckpoints(self._transport)
 
     async def answer(
         self,
@@ -97,31 +100,31 @@ class AsyncClient:
             return_saliency=return_saliency,
             **generation,
         )
-        return await self._run(call)
+        return await self._transport.run(call)
 
     async def chat(self, request: ChatRequest) -> ChatResponse:
         """Answers a whole dialogue."""
-        return await self._run(_calls.chat(request))
+        return await self._transport.run(_calls.chat(request))
 
     async def models(self) -> list[ModelCard]:
         """Every model the server answers with."""
-        return (await self._run(_calls.models())).data
+        return (await self._transport.run(_calls.models())).data
 
     async def status(self) -> EngineStatus:
         """Counters of the engine, and what it is doing now."""
-        return await self._run(_calls.status())
+        return await self._transport.run(_calls.status())
 
     async def health(self) -> Health:
         """Whether the process is up."""
-        return await self._run(_calls.health())
+        return await self._transport.run(_calls.health())
 
     async def ready(self) -> bool:
         """Whether a model is loaded and answers."""
-        return await self._run(_calls.ready())
+        return await self._transport.run(_calls.ready())
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -133,22 +136,3 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    async def _run(self, call: Call[T]) -> T:
-        request = _calls.build(call, self._http)
-        steps = exchange(request, call.read, _calls.retries(call, self._settings))
-        outcome: httpx.Response | httpx.TransportError | None = None
-        while True:
-            try:
-                step = steps.send(outcome)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            outcome = None
-            if isinstance(step, Pause):
-                await asyncio.sleep(step.seconds)
-                continue
-            try:
-                outcome = await self._http.send(step)
-            except httpx.TransportError as error:
-                outcome = error

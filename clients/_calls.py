@@ -1,19 +1,17 @@
-"""What can be asked of the server: one `Call` for every operation, and how its answer is read."""
+"""What can be asked of a model and of the server itself, one `Call` for every operation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from collections.abc import Mapping
+from typing import Any, TypedDict, Unpack
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from clients._answer import Answer
-from clients._exceptions import InvalidInput, StatusError, UnexpectedResponse, error_class
+from clients._call import Call, invalid, reader
+from clients._exceptions import InvalidInput
 from clients._images import Images, as_list, data_url
-from clients._retry import Retries, retry_after
-from clients._settings import Settings
 from server.schemas import (
     ChatMessage,
     ChatRequest,
@@ -27,9 +25,6 @@ from server.schemas import (
     Remasking,
     TextPart,
 )
-
-T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
 
 Defense = bool | DefenseRequest | Mapping[str, Any] | None
 """None: the server's setting. True or False: on or off. Else the `defense` object."""
@@ -50,25 +45,6 @@ class Generation(TypedDict, total=False):
     remasking: Remasking
     stop: str | list[str]
     seed: int
-
-
-@dataclass(frozen=True)
-class Call(Generic[T]):
-    """One operation of the service.
-
-    Attributes:
-        method: HTTP method.
-        path: Path below the base URL.
-        read: Turns the final answer into the result, or raises the error it tells of.
-        body: JSON body, if there is one.
-        retry: Whether an answer that says "later" is worth another try.
-    """
-
-    method: str
-    path: str
-    read: Callable[[httpx.Response], T]
-    body: BaseModel | None = None
-    retry: bool = True
 
 
 def answer(
@@ -100,13 +76,13 @@ def answer(
             **generation,  # type: ignore[arg-type]
         )
     except ValidationError as error:
-        raise _invalid(error) from None
-    return Call("POST", "/v1/chat/completions", _read_answer, request)
+        raise invalid(error) from None
+    return Call("POST", _CHAT, _read_answer, _body(request))
 
 
 def chat(request: ChatRequest) -> Call[ChatResponse]:
     """A dialogue, as the server's schema has it."""
-    return Call("POST", "/v1/chat/completions", reader(ChatResponse), request)
+    return Call("POST", _CHAT, reader(ChatResponse), _body(request))
 
 
 def models() -> Call[ModelList]:
@@ -125,67 +101,12 @@ def ready() -> Call[bool]:
     return Call("GET", "/health/ready", _read_ready, retry=False)
 
 
-def build(call: Call[T], http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-    """The request of a call; what the caller did not set is not sent."""
-    if call.body is None:
-        return http.build_request(call.method, call.path)
-    body = call.body.model_dump(mode="json", exclude_none=True)
-    return http.build_request(call.method, call.path, json=body)
+_CHAT = "/v1/chat/completions"
 
 
-def retries(call: Call[T], settings: Settings) -> Retries:
-    """How often this call may be tried again."""
-    return settings.retries if call.retry else replace(settings.retries, limit=0)
-
-
-def reader(model: type[M]) -> Callable[[httpx.Response], M]:
-    """Reads an answer of this type."""
-
-    def read(response: httpx.Response) -> M:
-        if not response.is_success:
-            raise failure(response)
-        try:
-            return model.model_validate_json(response.content)
-        except ValidationError:
-            raise UnexpectedResponse(
-                f"{response.url} did not answer with a {model.__name__}; is the base URL right?"
-            ) from None
-
-    return read
-
-
-def failure(response: httpx.Response) -> StatusError | UnexpectedResponse:
-    """The error that an answer without success tells of."""
-    if response.status_code < 400:
-        return UnexpectedResponse(
-            f"{response.url} answered with status {response.status_code}; is the base URL right?"
-        )
-    try:
-        body = _Envelope.model_validate_json(response.content).error
-    except ValidationError:
-        body = _Error(message=f"The server answered {response.status_code} without saying why.")
-    return error_class(response.status_code)(
-        body.message,
-        status=response.status_code,
-        type=body.type,
-        code=body.code,
-        param=body.param,
-        request_id=response.headers.get("x-request-id"),
-        retry_after=retry_after(response.headers),
-    )
-
-
-class _Error(BaseModel):
-    """An error as any version of the server may word it; codes are not restricted."""
-
-    message: str
-    type: str | None = None
-    param: str | None = None
-    code: str | None = None
-
-
-class _Envelope(BaseModel):
-    error: _Error
+def _body(request: ChatRequest) -> dict[str, Any]:
+    """What the caller did not set is not sent."""
+    return request.model_dump(mode="json", exclude_none=True)
 
 
 def _read_answer(response: httpx.Response) -> Answer:
@@ -215,11 +136,4 @@ def _defense(defense: Defense, return_saliency: bool) -> DefenseRequest:
     try:
         return DefenseRequest(**given)
     except ValidationError as error:
-        raise _invalid(error, "defense") from None
-
-
-def _invalid(error: ValidationError, prefix: str = "") -> InvalidInput:
-    """The first finding of a failed check, naming the field."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join([*([prefix] if prefix else []), *map(str, first["loc"])])
-    return InvalidInput(f"{field}: {first['msg']}.")
+        raise invalid(error, "defense") from None

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
-from typing import TypeVar, Unpack
+from typing import Unpack
 
 import httpx
 
 from clients import _calls
 from clients._answer import Answer
-from clients._calls import Call, Defense, Generation
-from clients._exchange import Pause, exchange
+from clients._calls import Defense, Generation
+from clients._checkpoints import Checkpoints
+from clients._files import Files
 from clients._images import Images
-from clients._settings import DEFAULT_TIMEOUT, headers, resolve
+from clients._jobs import Jobs
+from clients._settings import DEFAULT_TIMEOUT, resolve
+from clients._transport import Transport
 from server.schemas import ChatRequest, ChatResponse, EngineStatus, Health, ModelCard
-
-T = TypeVar("T")
 
 
 class Client:
@@ -24,6 +24,11 @@ class Client:
 
         with Client("http://127.0.0.1:8000", api_key="sk-...") as client:
             print(client.answer("scene.jpg", "Describe the image.").text)
+
+    Attributes:
+        files: Data sets on the server.
+        jobs: Purification jobs.
+        checkpoints: What can serve, and what does.
 
     Safe to share between threads.
     """
@@ -52,13 +57,11 @@ class Client:
         Raises:
             InvalidInput: If the base URL is not one, or the key cannot be sent.
         """
-        self._settings = resolve(base_url, api_key, max_retries, max_wait)
-        self._http = httpx.Client(
-            base_url=self._settings.base_url,
-            headers=headers(self._settings),
-            timeout=timeout,
-            transport=transport,
-        )
+        settings = resolve(base_url, api_key, max_retries, max_wait)
+        self._transport = Transport(settings, timeout, transport)
+        self.files = Files(self._transport)
+        self.jobs = Jobs(self._transport)
+        self.checkpoints = Checkpoints(self._transport)
 
     def answer(
         self,
@@ -97,31 +100,31 @@ class Client:
             return_saliency=return_saliency,
             **generation,
         )
-        return self._run(call)
+        return self._transport.run(call)
 
     def chat(self, request: ChatRequest) -> ChatResponse:
         """Answers a whole dialogue."""
-        return self._run(_calls.chat(request))
+        return self._transport.run(_calls.chat(request))
 
     def models(self) -> list[ModelCard]:
         """Every model the server answers with."""
-        return self._run(_calls.models()).data
+        return self._transport.run(_calls.models()).data
 
     def status(self) -> EngineStatus:
         """Counters of the engine, and what it is doing now."""
-        return self._run(_calls.status())
+        return self._transport.run(_calls.status())
 
     def health(self) -> Health:
         """Whether the process is up."""
-        return self._run(_calls.health())
+        return self._transport.run(_calls.health())
 
     def ready(self) -> bool:
         """Whether a model is loaded and answers."""
-        return self._run(_calls.ready())
+        return self._transport.run(_calls.ready())
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        self._transport.close()
 
     def __enter__(self) -> Client:
         return self
@@ -133,22 +136,3 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _run(self, call: Call[T]) -> T:
-        request = _calls.build(call, self._http)
-        steps = exchange(request, call.read, _calls.retries(call, self._settings))
-        outcome: httpx.Response | httpx.TransportError | None = None
-        while True:
-            try:
-                step = steps.send(outcome)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            outcome = None
-            if isinstance(step, Pause):
-                time.sleep(step.seconds)
-                continue
-            try:
-                outcome = self._http.send(step)
-            except httpx.TransportError as error:
-                outcome = error

@@ -1,9 +1,10 @@
 """Every error the clients raise, in one tree.
 
     DispError
-    |-- InvalidInput             an image or setting cannot be sent; nothing was sent
+    |-- InvalidInput             an image, file or setting cannot be sent; nothing was sent
     |-- ConnectionFailed         no answer came from the server
     |   `-- RequestTimedOut      none came in time
+    |-- WaitTimedOut             a job did not end in the time that was given to it
     |-- UnexpectedResponse       an answer came that is not of this service
     `-- StatusError              the server refused: status, type, code, param, request_id
         |-- BadRequest           400  the body, base64 or image cannot be decoded
@@ -12,13 +13,14 @@
         |-- NotFound             404  unknown path, model or id
         |-- MethodNotAllowed     405  wrong method
         |-- Conflict             409  the object's state does not allow it
-        |-- TooLarge             413  body, pixels or number of images over a limit
-        |-- UnsupportedMedia     415  not a PNG, JPEG or WebP, or not JSON
+        |-- TooLarge             413  body, file, pixels or number of images over a limit
+        |-- UnsupportedMedia     415  an image, file or body of a kind that is not taken
         |-- Unprocessable        422  a field is missing, unknown or out of range
         |-- Overloaded           429  the queue is full; retry_after says when to come back
         `-- ServerError          5xx  the request failed inside the server
             |-- NotReady         503  no model is loaded yet, or the server is draining
-            `-- DeadlineExceeded 504  the answer took longer than the server allows
+            |-- DeadlineExceeded 504  the answer took longer than the server allows
+            `-- StorageFull      507  the server's disk has no room
 
 Messages of `StatusError` are the server's own words.
 """
@@ -39,7 +41,7 @@ class DispError(Exception):
 
 
 class InvalidInput(DispError):
-    """An image or setting cannot be sent. Nothing was sent."""
+    """An image, file or setting cannot be sent. Nothing was sent."""
 
 
 class ConnectionFailed(DispError):
@@ -48,6 +50,10 @@ class ConnectionFailed(DispError):
 
 class RequestTimedOut(ConnectionFailed):
     """No answer came in time."""
+
+
+class WaitTimedOut(DispError):
+    """A job did not end in the time that was given to it; it goes on."""
 
 
 class UnexpectedResponse(DispError):
@@ -111,11 +117,11 @@ class Conflict(StatusError):
 
 
 class TooLarge(StatusError):
-    """Body, pixels or number of images over a limit (413)."""
+    """Body, file, pixels or number of images over a limit (413)."""
 
 
 class UnsupportedMedia(StatusError):
-    """Not a PNG, JPEG or WebP, or not JSON (415)."""
+    """An image, file or body of a kind that is not taken (415)."""
 
 
 class Unprocessable(StatusError):
@@ -138,6 +144,10 @@ class DeadlineExceeded(ServerError):
     """The answer took longer than the server allows (504)."""
 
 
+class StorageFull(ServerError):
+    """The server's disk has no room (507)."""
+
+
 _BY_STATUS: dict[int, type[StatusError]] = {
     400: BadRequest,
     401: Unauthorized,
@@ -151,6 +161,7 @@ _BY_STATUS: dict[int, type[StatusError]] = {
     429: Overloaded,
     503: NotReady,
     504: DeadlineExceeded,
+    507: StorageFull,
 }
 
 

@@ -18,6 +18,9 @@ from clients._retry import Retries, backoff, pause_before_retry
 
 T = TypeVar("T")
 
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout)
+"""Failures before anything was sent."""
+
 
 @dataclass(frozen=True)
 class Pause:
@@ -39,7 +42,7 @@ def exchange(
     """Sends a request until its answer is final.
 
     A connection that could not be opened is tried again, for nothing was sent. One that broke
-    later is not: the server may be working on the request.
+    later is tried again only if the request is repeatable: the server may be working on it.
 
     Args:
         request: The request.
@@ -57,17 +60,20 @@ def exchange(
             pause = None if last else pause_before_retry(outcome, attempt, retries.max_wait)
             if pause is None:
                 return read(outcome)
-        elif last or not isinstance(outcome, (httpx.ConnectError, httpx.ConnectTimeout)):
-            raise _failure(request, outcome)
+        elif last or not (retries.repeatable or isinstance(outcome, UNSENT)):
+            raise connection_failure(request, outcome)
         else:
             pause = backoff(attempt)
         yield Pause(pause)
     raise AssertionError("the last attempt always ends the exchange")
 
 
-def _failure(request: httpx.Request, outcome: httpx.TransportError | None) -> ConnectionFailed:
+def connection_failure(
+    request: httpx.Request, outcome: httpx.TransportError | None
+) -> ConnectionFailed:
+    """The error for a request that no answer came to."""
     where = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
-    if isinstance(outcome, httpx.ConnectTimeout | httpx.ConnectError):
+    if isinstance(outcome, UNSENT):
         return ConnectionFailed(f"No server answers at {where}. Is `disp serve` running there?")
     if isinstance(outcome, httpx.TimeoutException):
         return RequestTimedOut(f"No answer from {where} in time; raise the client's timeout.")

@@ -21,10 +21,12 @@ class Retries:
         limit: Tries after the first one.
         max_wait: Longest pause in seconds that `Retry-After` may ask for; a longer one ends
             the tries.
+        repeatable: Whether a request may be sent again although it may have arrived.
     """
 
     limit: int
     max_wait: float
+    repeatable: bool = False
 
 
 def retry_after(headers: httpx.Headers) -> float | None:
