@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from sqlalchemy import BigInteger, Column, Float, Integer, Select, String, Table, select
 
-from purifier.data.dataset import open_dataset
+from purifier.data.dataset import BadRow, open_dataset
 from purifier.errors import DataError
 from server.config import UploadLimits
 from server.errors import (
@@ -57,6 +57,7 @@ _INCOMING = ".incoming-"
 _UNPACKED = "unpacked"
 _STALE_SECONDS = 86_400
 _NESTING = 4
+_CHECKED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -235,10 +236,7 @@ class FileStore:
             content = _UNPACKED
             extract(incoming.path, incoming.folder / content, self._limits)
             incoming.path.unlink()
-        try:
-            open_dataset(_data_root(incoming.folder / content))
-        except DataError as error:
-            raise UnusableDataSet(error.message, param="file") from None
+        _check_rows(_data_root(incoming.folder / content))
         return content
 
     def _sweep(self) -> None:
@@ -310,6 +308,17 @@ def _suffix(path: Path, filename: str) -> str:
     if first == b"{":
         return ".json" if filename.lower().endswith(".json") else ".jsonl"
     raise UnsupportedFile(param="file")
+
+
+def _check_rows(path: Path) -> None:
+    """Refuses what no row can be read from; a job counts the bad ones among good ones."""
+    try:
+        rows = list(open_dataset(path).rows(0, _CHECKED_ROWS))
+    except DataError as error:
+        raise UnusableDataSet(error.message, param="file") from None
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    if len(bad) == len(rows):
+        raise UnusableDataSet(f"No row can be used. {bad[0].message}", param="file")
 
 
 def _data_root(content: Path) -> Path:

@@ -1,0 +1,160 @@
+"""The application on a real socket, with real stores and a model that is never loaded."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from PIL import Image
+
+from server.app import create_app
+from server.config import ServerConfig
+from server.data_sets import DataSets, demo_data
+from server.engine import Engine
+from server.jobs.service import JobService
+from server.security.keys import SCOPES, KeyRing, Scope, new_secret, record_of
+from server.services import Services
+from server.store.audit import AuditLog
+from server.store.blobs import BlobStore
+from server.store.checkpoints import CheckpointStore
+from server.store.database import Database
+from server.store.events import EventLog
+from server.store.files import FileStore
+
+KEYS: dict[str, tuple[Scope, ...]] = {
+    "admin": SCOPES,
+    "alice": ("jobs:read", "jobs:write"),
+    "bob": ("jobs:read", "jobs:write"),
+    "reader": ("jobs:read",),
+    "infer": ("infer",),
+}
+
+
+@dataclass(frozen=True)
+class JobServer:
+    """A running application, its keys, and the parts behind it."""
+
+    url: str
+    keys: dict[str, str]
+    key_ids: dict[str, str]
+    home: Path
+    engine: Engine
+    services: Services
+    store: BlobStore
+    events: EventLog
+
+    def client(self, key: str = "alice") -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.keys[key]}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+    @property
+    def jobs(self) -> JobService:
+        assert self.services.jobs is not None
+        return self.services.jobs
+
+    @property
+    def files(self) -> FileStore:
+        assert self.services.files is not None
+        return self.services.files
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        assert self.services.checkpoints is not None
+        return self.services.checkpoints
+
+
+@contextmanager
+def job_server(
+    home: Path,
+    checkpoint: Path,
+    config: ServerConfig | None = None,
+    datasets: Callable[[FileStore], DataSets] | None = None,
+) -> Iterator[JobServer]:
+    """Serves until the end of the block."""
+    config = config or ServerConfig()
+    database = Database(f"sqlite:///{home / 'disp.sqlite'}")
+    database.create_tables()
+    files = FileStore(database, home / "files", config.upload)
+    checkpoints = CheckpointStore(database, home / "checkpoints")
+    checkpoints.open_deployment(checkpoints.register(checkpoint).id)
+    store = BlobStore(home / "blobs")
+    services = Services(
+        files=files,
+        datasets=datasets(files) if datasets else demo_data(files, {}, "insertion"),
+        jobs=JobService(database, store),
+        checkpoints=checkpoints,
+        audit=AuditLog(database),
+    )
+    secrets = {name: new_secret() for name in KEYS}
+    records = {name: record_of(secrets[name], name, scopes) for name, scopes in KEYS.items()}
+    engine = Engine(_never, queue_size=1, deadline=1)
+    app = create_app(engine, config, KeyRing(list(records.values())), services)
+    with _listening(app) as url:
+        yield JobServer(
+            url=url,
+            keys=secrets,
+            key_ids={name: record.id for name, record in records.items()},
+            home=home,
+            engine=engine,
+            services=services,
+            store=store,
+            events=EventLog(database),
+        )
+    database.close()
+
+
+@contextmanager
+def _listening(app: Any) -> Iterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(app, lifespan="off", log_level="warning", timeout_graceful_shutdown=10)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+    assert not thread.is_alive()
+
+
+def _never() -> Any:
+    raise AssertionError("The model is not loaded in these tests.")
+
+
+def llava_row(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """A row of a LLaVA label file about the image `<number>.png`."""
+    row = {
+        "id": f"row-{number}",
+        "image": f"{number}.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is this?"},
+            {"from": "gpt", "value": "A picture."},
+        ],
+    }
+    return row | changes
+
+
+def data_archive(rows: int = 2, folder: str = "") -> bytes:
+    """A zip of a LLaVA data set and its images, below `folder`."""
+    image = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 10, 10)).save(image, "PNG")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        labels = json.dumps([llava_row(number) for number in range(rows)])
+        archive.writestr(f"{folder}data.json", labels)
+        for number in range(rows):
+            archive.writestr(f"{folder}images/{number}.png", image.getvalue())
+    return file.getvalue()
