@@ -46,10 +46,8 @@ def purified_rows(plan: Plan, target: TargetName, cell: Cell) -> tuple[list[Puri
         return flags, seconds
     wanted = [row.record for row in flags if row.flagged]
     answers, more = _cached(plan, target, cell.setting, "relabel_all", wanted)
-    new = {row.record: row.answers for row in answers}
-    rows = [
-        replace(row, answers=new.get(row.record), dropped=row.problem is not None) for row in flags
-    ]
+    new = {row.record: row for row in answers}
+    rows = [replace(new[row.record], flagged=True) if row.record in new else row for row in flags]
     return rows, seconds + more
 
 
