@@ -11,7 +11,7 @@ import torch
 from purifier.data.dataset import open_dataset
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import load_mdlm
-from purifier.purify import Purifier
+from purifier.purification.purifier import Purifier
 from server.jobs.job import Job
 from server.jobs.memory import require_memory
 from server.jobs.relabelling import Rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -33,6 +34,9 @@ OVER: Outcome = {"outcome": "over"}
 
 TAKEOVERS = 3
 """Workers that may die in one step before it counts as the step's fault."""
+
+_CHECK_SECONDS = 0.5
+"""Least time between two looks at the job's row from within a step."""
 
 _RETRIES = 2
 _RETRY_SECONDS = 2.0
@@ -131,9 +135,16 @@ class StepRunner:
         raise AssertionError("unreachable")
 
     def _check_of(self, attempt: Attempt) -> Callable[[], None]:
+        asked = -_CHECK_SECONDS
+
         def check() -> None:
+            nonlocal asked
             if self._stopping.is_set():
                 raise WorkerStopping
+            # It is called between any two passes of the model; the database is not.
+            if time.monotonic() - asked < _CHECK_SECONDS:
+                return
+            asked = time.monotonic()
             if not self._attempts.stands(attempt):
                 raise JobStopped
 

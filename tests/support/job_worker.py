@@ -1,0 +1,193 @@
+"""Job workers for tests: real processes that can be made to stand still at a chosen point.
+
+`python -m tests.support.job_worker` loads the libraries once and then, for every line of JSON
+on its input, forks a worker: `{"config": {...}, "halt": ...}`. A worker that comes to its halt
+creates the file `reached` and does nothing more until it is killed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Worker:
+    """A worker process of the forge."""
+
+    pid: int
+    name: str
+    reached: Path
+
+    def alive(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.alive():
+            os.kill(self.pid, number)
+        wait_for(lambda: not self.alive(), f"the end of worker {self.name}")
+
+    def wait_until_halted(self) -> None:
+        def halted() -> bool:
+            assert self.alive(), f"worker {self.name} ended before its halt"
+            return self.reached.exists()
+
+        wait_for(halted, f"the halt of worker {self.name}")
+
+
+@dataclass
+class Forge:
+    """Forks workers."""
+
+    process: subprocess.Popen[str]
+    workers: list[Worker] = field(default_factory=list)
+
+    def start(self, config: dict[str, Any], halt: dict[str, str] | None = None) -> Worker:
+        """Starts a worker.
+
+        Args:
+            config: `home`, `url`, `name` and further fields of `WorkerConfig` and `Timings`.
+            halt: `{"key": pattern, "when": "before" | "after"}` of a write to the store, or
+                `{"call": name}` of a method of `Attempts`; None works to the end.
+        """
+        reached = Path(config["home"]) / f"reached-{len(self.workers)}-{time.monotonic_ns()}"
+        line = json.dumps({"config": config, "halt": halt, "reached": str(reached)})
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        worker = Worker(int(self.process.stdout.readline()), config["name"], reached)
+        self.workers.append(worker)
+        return worker
+
+
+@contextmanager
+def running_forge() -> Iterator[Forge]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.job_worker"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    forge = Forge(process)
+    try:
+        yield forge
+    finally:
+        for worker in forge.workers:
+            worker.kill()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.wait(30)
+        process.stdout.close()
+
+
+def wait_for(condition: Any, what: str, seconds: float = 120.0) -> Any:
+    """Waits for a condition; returns its value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+def main() -> None:
+    import server.jobs.worker
+
+    # Children that were killed leave no zombies behind.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(2, 1)
+            _work(order, server.jobs.worker)
+        print(child, flush=True)
+
+
+def _work(order: dict[str, Any], module: Any) -> None:
+    try:
+        import logging
+
+        from server.jobs.upkeep import Timings
+        from server.store.home import Home
+
+        logging.basicConfig(level=logging.WARNING)
+        values = dict(order["config"])
+        home = Home.at(Path(values.pop("home")), values.pop("url", None))
+        timings = {"heartbeat": 0.2, "patience": 5.0, "poll": 0.1, "grace": 20.0}
+        timings |= values.pop("timings", {})
+        config = module.WorkerConfig(home=home, timings=Timings(**timings), **values)
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        module.JobWorker(config, _stages(order["halt"], Path(order["reached"]))).run(stop)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _stages(halt: dict[str, str] | None, reached: Path) -> Any:
+    from server.jobs.stages import Stages
+
+    if halt is None:
+        return Stages
+
+    def stand_still() -> None:
+        reached.touch()
+        threading.Event().wait()
+
+    def make(store: Any, jobs: Any, attempts: Any, *rest: Any) -> Stages:
+        if "call" in halt:
+            setattr(attempts, halt["call"], lambda *_args, **_more: stand_still())
+        else:
+            _halt_at(store, halt["key"], halt["when"], stand_still)
+        return Stages(store, jobs, attempts, *rest)
+
+    return make
+
+
+def _halt_at(store: Any, pattern: str, when: str, stand_still: Any) -> None:
+    commit = store._commit
+
+    def halting(key: str, place: Any, content: Any) -> None:
+        chosen = fnmatch.fnmatch(key, pattern)
+        if chosen and when == "before":
+            # What an unlucky moment leaves behind: a part of the file, not yet in its place.
+            unfinished = store.folder(key)
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            (unfinished.parent / f".{unfinished.name}.half").write_bytes(b"half of it")
+            stand_still()
+        commit(key, place, content)
+        if chosen:
+            stand_still()
+
+    store._commit = halting
+
+
+if __name__ == "__main__":
+    main()
