@@ -11,7 +11,17 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from clients._commands import ask, delegated, demo, doctor, health, models
+from clients._commands import (
+    ask,
+    checkpoints,
+    delegated,
+    demo,
+    doctor,
+    files,
+    health,
+    jobs,
+    models,
+)
 from clients._commands._common import FAILED, report
 from clients._exceptions import DispError
 
@@ -51,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"disp {version('disp-server')}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (demo, ask, models, health, delegated, doctor):
+    for command in (demo, ask, models, health, jobs, checkpoints, files, delegated, doctor):
         command.add(subparsers)
     return parser
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from clients._client import Client
 from clients._exceptions import DispError, InvalidInput, StatusError
@@ -34,6 +37,23 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
         "--api-key", metavar="KEY", help="the key (better: DISP_API_KEY, which `ps` does not show)"
     )
     group.add_argument("--timeout", type=float, default=600.0, help="seconds (default 600)")
+
+
+def finish(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+    """Gives a command that talks to a server its common options and what it does."""
+    add_connection_options(parser)
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def texts(cells: Sequence[str | None]) -> list[Text]:
+    """Cells of a table, from texts that the server sent."""
+    return [Text(printable(cell or "")) for cell in cells]
+
+
+def moment(seconds: int) -> str:
+    """Unix seconds for a reader, in local time."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def open_client(args: argparse.Namespace) -> Client:

@@ -33,6 +33,7 @@ class Delegate:
 
 DELEGATES = {
     "serve": Delegate(("server",), "start the server"),
+    "worker": Delegate(("server.jobs",), "run a worker that does the purification jobs"),
     "evaluate": Delegate(("purifier.evaluate",), "measure attack success and utility"),
     "finetune": Delegate(("purifier.finetune",), "fine-tune a compromised model on purified data"),
     "keys": Delegate(("server.security",), "create, list and revoke keys"),
