@@ -15,6 +15,7 @@ from purifier.lab.demo import checkpoint_path
 from server.config import ModelSource, ServerConfig, StartError
 from server.security.keys import DEMO_SCOPES, KeyRing, new_secret, record_of
 from server.serve import KeySource, authenticator, default_device, serve
+from server.store.home import Home, find_root
 
 _DEFENSE = ("level", "ratio", "ranker", "threshold", "probes", "pooling", "top_k")
 _TARGETS = ("insertion", "refusal", "misclassification")
@@ -53,6 +54,19 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--drain", type=float, default=default.drain, help="seconds to answer what is inside"
     )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data-dir",
+        type=Path,
+        help="checkpoints, jobs, uploads (DISP_DATA_DIR; ./disp-data; for the demo in the cache)",
+    )
+    data.add_argument("--database-url", help="postgresql+psycopg://... (SQLite in the data folder)")
+    data.add_argument(
+        "--swap",
+        choices=("auto", "in-place"),
+        default="auto",
+        help="in-place never holds two models in memory",
+    )
     defense = parser.add_argument_group("default defence")
     defense.add_argument("--level", choices=get_args(Level))
     defense.add_argument("--ratio", type=float, help="fraction that is masked, 0 to 1")
@@ -72,6 +86,7 @@ def _serve(args: argparse.Namespace) -> int:
         deadline=args.deadline,
         drain=args.drain,
         masking=_masking(args),
+        swap="in_place" if args.swap == "in-place" else "auto",
         insecure_no_auth=args.insecure_no_auth,
     )
     if args.target and not args.demo:
@@ -83,7 +98,8 @@ def _serve(args: argparse.Namespace) -> int:
         print(f"key: {secret}", flush=True)
     device = args.device or default_device()
     dtype = args.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    return serve(ModelSource(_model_path(args), device, dtype), config, keys)
+    home = Home.at(find_root(args.data_dir, demo=args.demo), args.database_url)
+    return serve(ModelSource(_model_path(args), device, dtype), config, keys, home)
 
 
 def _masking(args: argparse.Namespace) -> MaskingConfig:

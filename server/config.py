@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
@@ -80,6 +81,7 @@ class ServerConfig:
         upload: Limits of uploaded data sets.
         generation: Denoising settings a request starts from.
         masking: The defence a request starts from.
+        swap: Whether two models may be in memory at once where they fit, or never.
         insecure_no_auth: Serve without keys; only on a loopback address.
     """
 
@@ -97,6 +99,7 @@ class ServerConfig:
     upload: UploadLimits = field(default_factory=UploadLimits)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    swap: Literal["auto", "in_place"] = "auto"
     insecure_no_auth: bool = False
 
     def __post_init__(self) -> None:

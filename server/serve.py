@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -17,10 +16,11 @@ import torch
 import uvicorn
 
 from purifier.errors import PurifierError
-from purifier.mdlm.registry import checkpoint_id, load_mdlm
 from server.app import create_app
+from server.assembly import Assembly, assemble
 from server.config import ModelSource, ServerConfig, StartError
-from server.engine import Engine, Serving
+from server.engine import Engine
+from server.errors import ServerError
 from server.security.keys import (
     Authenticator,
     KeyFile,
@@ -29,6 +29,7 @@ from server.security.keys import (
     Principal,
     read_secret,
 )
+from server.store.home import Home
 
 _log = logging.getLogger("disp.server")
 
@@ -99,19 +100,7 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load(source: ModelSource) -> Serving:
-    """Loads a checkpoint for serving.
-
-    Raises:
-        CheckpointError: If the checkpoint is refused.
-        InvalidSetting: If the device or the precision is not there.
-    """
-    checkpoint = checkpoint_id(source.path)
-    mdlm = load_mdlm(source.path, device=source.device, dtype=source.dtype)
-    return Serving(mdlm=mdlm, checkpoint=checkpoint, created=int(time.time()))
-
-
-def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None) -> int:
+def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None, home: Home) -> int:
     """Serves until a signal comes, then answers what is running.
 
     A second signal does not wait for that. Prints `listening on http://host:port` when the
@@ -121,16 +110,23 @@ def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None) 
         Exit status: 0 after a signal, 1 if the model could not be loaded.
 
     Raises:
-        StartError: If the address cannot be bound.
+        StartError: If the address cannot be bound, or the data folder or the database not used.
     """
-    engine = Engine(
-        lambda: load(model),
-        queue_size=config.queue_size,
-        deadline=config.deadline,
-        masking=config.masking,
-    )
     listener = _bind(config)
-    app = create_app(engine, config, keys)
+    with listener:
+        parts = assemble(model, config, home)
+        parts.watcher.start()
+        try:
+            return _answer(parts, config, keys, listener)
+        finally:
+            parts.watcher.stop()
+            parts.database.close()
+
+
+def _answer(
+    parts: Assembly, config: ServerConfig, keys: Authenticator | None, listener: socket.socket
+) -> int:
+    app = create_app(parts.engine, config, keys, parts.services)
     server = _Server(
         uvicorn.Config(
             app,
@@ -140,14 +136,13 @@ def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None) 
             server_header=False,
             timeout_graceful_shutdown=ceil(config.drain) + _LAST_ANSWERS_SECONDS,
         ),
-        engine,
+        parts.engine,
         config.drain,
     )
     # The server hands the signal on once it has shut down; the process then ends by itself.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    with listener:
-        return asyncio.run(_run(server, engine, listener))
+    return asyncio.run(_run(server, parts.engine, listener))
 
 
 class _Server(uvicorn.Server):
@@ -178,7 +173,9 @@ async def _run(server: uvicorn.Server, engine: Engine, listener: socket.socket) 
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     status = 0
     if ready.done() and (error := ready.exception()) is not None:
-        text = error.message if isinstance(error, PurifierError) else "see the error above."
+        text = "see the error above."
+        if isinstance(error, PurifierError | ServerError):
+            text = error.message
         _log.error("The model could not be loaded: %s", text)
         server.should_exit = True
         status = 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 metadata = MetaData()
 """Every table of the service."""
@@ -57,6 +58,27 @@ class Database:
     def close(self) -> None:
         """Closes every pooled connection."""
         self.engine.dispose()
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message says what to do."""
+
+
+def open_database(url: str) -> Database:
+    """Connects to a database and creates the tables that are missing.
+
+    Raises:
+        DatabaseError: If that is impossible.
+    """
+    try:
+        database = Database(url)
+        database.create_tables()
+    except (SQLAlchemyError, ImportError, OSError) as error:
+        raise DatabaseError(
+            f"The database cannot be opened ({type(error).__name__}): check --database-url, which "
+            "is sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME, or the data folder."
+        ) from None
+    return database
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +41,19 @@ class Service:
             return client.get("/v1/status").raise_for_status().json()
 
 
-def start_server(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
-    """Starts `python -m server` and waits for the line that names its address."""
+def start_server(
+    arguments: list[str], data: Path | None = None
+) -> tuple[subprocess.Popen[str], str]:
+    """Starts `python -m server` and waits for the line that names its address.
+
+    Args:
+        arguments: Of the command line.
+        data: Its data folder; by default a fresh one.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "server", "--port", "0", "--device", "cpu", *arguments],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DISP_DATA_DIR": str(data or _fresh_folder())},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -75,3 +85,9 @@ def data_url(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _fresh_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="disp-data-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

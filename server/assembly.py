@@ -1,0 +1,59 @@
+"""Puts the parts of a server together on one data folder and one database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.config import ModelSource, ServerConfig, StartError
+from server.deployer import Deployer
+from server.engine import Engine
+from server.engine.slot import ModelSlot
+from server.services import Services
+from server.store.audit import AuditLog
+from server.store.checkpoints import CheckpointStore
+from server.store.database import Database, DatabaseError, open_database
+from server.store.deployments import Deployments
+from server.store.home import Home, HomeError
+from server.watcher import Watcher
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A server's parts; nothing runs yet.
+
+    Attributes:
+        engine: Answers.
+        services: What the routes work with besides it.
+        watcher: Looks for what other processes want.
+        database: To be closed at the end.
+    """
+
+    engine: Engine
+    services: Services
+    watcher: Watcher
+    database: Database
+
+
+def assemble(model: ModelSource, config: ServerConfig, home: Home) -> Assembly:
+    """Opens the data folder and the database, and builds what stands on them.
+
+    Raises:
+        StartError: If one of them cannot be used.
+    """
+    try:
+        home.create()
+        database = open_database(home.database_url)
+    except (HomeError, DatabaseError) as error:
+        raise StartError(str(error)) from None
+    store = CheckpointStore(database, home.checkpoints)
+    slot = ModelSlot(model.device, model.dtype, config.swap)
+    deployer = Deployer(store, slot, model.path)
+    engine = Engine(
+        deployer.first,
+        queue_size=config.queue_size,
+        deadline=config.deadline,
+        masking=config.masking,
+    )
+    deployer.attach(engine)
+    services = Services(checkpoints=store, deployer=deployer, audit=AuditLog(database))
+    return Assembly(engine, services, Watcher(deployer, Deployments(database)), database)
