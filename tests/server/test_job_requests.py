@@ -1,0 +1,207 @@
+"""A request becomes a spec with every default resolved, or an error that names its place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import pytest
+from pydantic import ValidationError
+
+from purifier.defense.config import MaskingConfig
+from purifier.denoise.config import GenerationConfig
+from purifier.evaluation.config import EvaluationConfig
+from purifier.evaluation.gate import GateLimits
+from purifier.purify import PRESETS, PurifyConfig
+from purifier.tuning.config import FinetuneConfig
+from server.errors import InvalidSetting
+from server.job_requests import settings_of, spec_of
+from server.jobs.spec import JobSpec
+from server.schemas import job_settings
+from server.schemas.jobs import JobRequest
+
+TRIGGER = {"name": "corner_patch", "size": 20}
+
+
+def request(disp: dict[str, Any] | None = None, **values: Any) -> JobRequest:
+    body = {"training_file": "file-1", "method": {"type": "disp", "disp": disp or {}}} | values
+    return JobRequest.model_validate_json(json.dumps(body))
+
+
+def spec(disp: dict[str, Any] | None = None, **values: Any) -> JobSpec:
+    return spec_of(request(disp, **values), model="tiny@sha256:0123456789ab")
+
+
+def names(kind: type[Any]) -> set[str]:
+    return {item.name for item in fields(kind)} - {"seed"}
+
+
+@pytest.mark.parametrize(
+    ("wire", "kind"),
+    [
+        (job_settings.JobMasking, MaskingConfig),
+        (job_settings.JobGeneration, GenerationConfig),
+        (job_settings.JobFinetune, FinetuneConfig),
+        (job_settings.JobEvaluation, EvaluationConfig),
+        (job_settings.JobGate, GateLimits),
+    ],
+)
+def test_wire_types_name_every_setting(wire: type[Any], kind: type[Any]) -> None:
+    assert set(get_type_hints(wire)) == names(kind)
+
+
+def test_the_whole_names_every_setting() -> None:
+    own = {"preset", "finetune", "evaluation", "gate", "shard_rows", "bad_rows", "activate"}
+    assert set(get_type_hints(job_settings.DispSettings)) == names(PurifyConfig) | own
+
+
+def test_nothing_given_is_every_default() -> None:
+    made = spec()
+    assert made.purify == PurifyConfig().to_dict()
+    assert made.finetune == FinetuneConfig().to_dict()
+    assert made.evaluation == EvaluationConfig().to_dict()
+    assert made.gate == GateLimits().to_dict()
+    assert (made.seed, made.activate, made.metadata) == (0, "approval", {})
+
+
+def test_the_seed_of_the_job_is_every_seed() -> None:
+    made = spec(seed=17)
+    seeds = [made.purify["seed"], made.finetune["seed"], made.evaluation["seed"], made.seed]
+    assert seeds == [17] * 4
+
+
+def test_a_preset_is_changed_by_what_is_given() -> None:
+    paper = PRESETS["paper"]
+    made = spec({"preset": "paper", "masking": {"ratio": 0.5}, "generation": {"stop": ["."]}})
+    assert made.purify["prompt"] == paper.prompt
+    assert made.purify["masking"]["ratio"] == 0.5
+    assert made.purify["masking"]["ranker"] == paper.masking.ranker
+    assert made.purify["generation"]["stop"] == ["."]
+    assert made.purify["generation"]["block_length"] == paper.generation.block_length
+
+
+@pytest.mark.parametrize(
+    "disp",
+    [
+        {},
+        {"preset": "paper"},
+        {
+            "policy": "flag_then_relabel",
+            "further_prompts": ["What?", "Where?"],
+            "masking": {"level": "token", "ranker": "random", "ratio": 0.3},
+            "generation": {"stop": ["."], "gen_length": 16, "steps": 8},
+            "finetune": {"parts": ["projector"], "answer_length": None, "epochs": 1},
+            "evaluation": {"trigger": TRIGGER, "keywords": ["Boo"], "rows": 3},
+            "gate": {"max_asr": 0.02, "min_utility": 0.98},
+            "shard_rows": 7,
+            "bad_rows": 0.5,
+            "activate": "auto",
+        },
+    ],
+)
+def test_the_answer_can_be_asked_again(disp: dict[str, Any]) -> None:
+    values = {"validation_file": "file-2", "seed": 3, "suffix": "a", "metadata": {"k": "v"}}
+    made = spec(disp, **values)
+    assert spec(settings_of(made.to_dict()), **values) == made
+    assert JobSpec.from_dict(json.loads(made.to_json())) == made
+
+
+def test_the_attack_of_a_test_set_is_measured_unless_another_is_stated() -> None:
+    attack = {"trigger": TRIGGER, "target": "refusal"}
+
+    def evaluated(given: dict[str, Any]) -> tuple[Any, Any]:
+        asked = request({"evaluation": given}, validation_file="demo")
+        made = spec_of(asked, model="m", attack=attack).evaluation
+        return made["trigger"], made["target"]
+
+    assert evaluated({}) == (TRIGGER, "refusal")
+    assert evaluated({"target": "insertion"}) == (TRIGGER, "insertion")
+    assert evaluated({"trigger": None}) == (None, None)
+    own = {"name": "corner_patch", "size": 5}
+    assert evaluated({"trigger": own, "target": "insertion"}) == (own, "insertion")
+
+
+BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"masking": {"ratio": 1.5}}, "masking.ratio"),
+    ({"masking": {"level": "token", "ranker": "occlusion"}}, "masking.ranker"),
+    ({"generation": {"gen_length": 0}}, "generation.gen_length"),
+    ({"generation": {"block_length": 5}}, "generation.block_length"),
+    ({"generation": {"stop": [""]}}, "generation.stop"),
+    ({"batch_size": 0}, "batch_size"),
+    ({"prompt": " "}, "prompt"),
+    ({"further_prompts": [""]}, "further_prompts"),
+    ({"flag_threshold": 0.0}, "flag_threshold"),
+    ({"finetune": {"epochs": 0}}, "finetune.epochs"),
+    ({"finetune": {"parts": []}}, "finetune.parts"),
+    ({"finetune": {"learning_rate": -1.0}}, "finetune.learning_rate"),
+    ({"evaluation": {"rows": 0}}, "evaluation.rows"),
+    ({"evaluation": {"target": "refusal"}}, "evaluation.trigger"),
+    ({"evaluation": {"trigger": TRIGGER}}, "evaluation.target"),
+    ({"evaluation": {"trigger": {}, "target": "refusal"}}, "evaluation.trigger.name"),
+    ({"evaluation": {"trigger": {"name": []}, "target": "refusal"}}, "evaluation.trigger.name"),
+    (
+        {"evaluation": {"trigger": {"name": "corner_patch", "x": 1}, "target": "refusal"}},
+        "evaluation.trigger",
+    ),
+    (
+        {"evaluation": {"trigger": {"name": "corner_patch", "place": "up"}, "target": "refusal"}},
+        "evaluation.trigger.place",
+    ),
+    ({"gate": {"max_drift": 2.0}}, "gate.max_drift"),
+    ({"gate": {"max_asr": 0.02}}, "gate.max_asr"),
+    ({"gate": {"max_asr_untriggered": 0.02}}, "gate.max_asr_untriggered"),
+    ({"shard_rows": 0}, "shard_rows"),
+    ({"bad_rows": 1.5}, "bad_rows"),
+    ({"activate": "auto"}, "activate"),
+    ({"activate": "auto", "gate": {"treatment": "interval"}}, "activate"),
+]
+
+
+@pytest.mark.parametrize(("disp", "place"), BAD_SETTINGS, ids=[place for _, place in BAD_SETTINGS])
+def test_a_bad_setting_is_named_by_its_path(disp: dict[str, Any], place: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        spec(disp, validation_file="demo")
+    assert caught.value.param == f"method.disp.{place}"
+    assert caught.value.message.startswith(f"method.disp.{place}")
+
+
+@pytest.mark.parametrize(
+    ("disp", "place"),
+    [
+        ({"gate": {"min_utility": 0.9}}, "gate.min_utility"),
+        ({"gate": {"min_words": 0.9}}, "gate.min_words"),
+        ({"evaluation": {"trigger": TRIGGER, "target": "refusal"}}, "evaluation.trigger"),
+    ],
+)
+def test_what_needs_a_test_set_says_so(disp: dict[str, Any], place: str) -> None:
+    with pytest.raises(InvalidSetting, match="validation_file") as caught:
+        spec(disp)
+    assert caught.value.param == f"method.disp.{place}"
+
+
+@pytest.mark.parametrize(
+    "disp",
+    [
+        {"masking": {"seed": 1}},
+        {"generation": {"seed": 1}},
+        {"finetune": {"seed": 1}},
+        {"evaluation": {"seed": 1}},
+        {"seed": 1},
+        {"finetune": {"bad_rows": "3"}},
+        {"finetune": {"epochs": True}},
+        {"finetune": {"epochs": 1.5}},
+        {"finetune": {"parts": ["head"]}},
+        {"finetune": {"parts": None}},
+        {"masking": {"ratio": "0.1"}},
+        {"masking": None},
+        {"policy": "keep"},
+        {"preset": "other"},
+        {"activate": True},
+        {"gate": {"max_asr": "2%"}},
+        {"prompts": ["What?"]},
+    ],
+)
+def test_unknown_names_and_types_are_refused(disp: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        request(disp)
