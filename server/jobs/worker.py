@@ -23,7 +23,7 @@ from server.jobs.steps import TAKEOVERS, StepRunner
 from server.jobs.upkeep import Timings, Upkeep
 from server.jobs.workflow import APPLICATION_VERSION, DEVICE_QUEUE, JOBS_QUEUE, Pipeline
 from server.store.attempts import Attempts
-from server.store.blobs import BlobStore
+from server.store.blobs import open_store
 from server.store.checkpoints import CheckpointStore
 from server.store.database import Database
 from server.store.home import Home
@@ -64,11 +64,6 @@ class WorkerConfig:
 def default_name(slot: int) -> str:
     """The name of a worker that was given none: the machine's, and its slot there."""
     return f"{socket.gethostname()[:100]}-{slot}"
-
-
-def open_store(home: Home, url: str | None) -> BlobStore:
-    """The shared store of a data folder: the folder itself, or what a URL names."""
-    return BlobStore(url or home.root, cache=home.root / "cache" if url else None)
 
 
 class JobWorker:

@@ -21,6 +21,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from purifier.mdlm.delta import file_sha256
+from server.store.home import Home
 
 FOLDER_MANIFEST = "manifest.json"
 """Names the files of a folder; a folder without it is not there."""
@@ -31,6 +32,11 @@ _KEY = re.compile(rf"{_PART}(/{_PART})*")
 
 class BlobDamaged(Exception):
     """A file of the store is not what its manifest says; the message names its key."""
+
+
+def open_store(home: Home, url: str | None) -> BlobStore:
+    """The shared store of a data folder: the folder itself, or what a URL names."""
+    return BlobStore(url or home.root, cache=home.root / "cache" if url else None)
 
 
 class BlobStore:

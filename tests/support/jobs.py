@@ -13,10 +13,11 @@ from PIL import Image
 from purifier.mdlm.registry import checkpoint_id
 from server.jobs.service import JobService
 from server.jobs.spec import JobSpec, Sources
-from server.jobs.worker import open_store
+from server.store.blobs import open_store
 from server.store.database import Database
 from server.store.home import Home
 from server.store.jobs import JobRecord
+from tests.support.job_worker import Worker, wait_for
 
 N_ROWS = 12
 SHARD_ROWS = 4
@@ -87,6 +88,55 @@ class Site:
     def config(self, name: str = "worker-1", **more: Any) -> dict[str, Any]:
         """What the forge starts a worker with."""
         return {"home": str(self.home.root), "url": self.url, "name": name, **more}
+
+    def finished(self, job: JobRecord, worker: Worker) -> JobRecord:
+        """The job once it has ended or stands still; a worker must live until then."""
+
+        def settled() -> bool:
+            assert worker.alive(), "the worker ended before its job"
+            now = self.service.get(job.id)
+            return now.finished or now.status == "paused"
+
+        wait_for(settled, "the end of the job")
+        return self.service.get(job.id)
+
+    def seen(self, job: JobRecord, *, message: str = "", **data: Any) -> Any:
+        """The first event that begins with `message` and has `data`, if there is one."""
+        for event in self.service.events(job.id, limit=10_000):
+            if event.message.startswith(message) and data.items() <= event.data.items():
+                return event
+        return None
+
+    def result(self, job: JobRecord) -> dict[str, Any]:
+        """Everything a job has made, without what is a matter of the moment.
+
+        Files by the hash of their bytes, where a stage is deterministic byte for byte. Seconds
+        are left out, and with them names and hashes of files that tell seconds.
+        """
+        folder = self.home.jobs / job.id
+        record = self.service.get(job.id)
+        plan = json.loads((folder / "plan.json").read_text())
+        rows: list[Any] = []
+        for number in range(len(plan["shards"])):
+            manifest = json.loads((folder / f"shards/{number:05d}.json").read_text())
+            content = (self.home.root / manifest["file"]).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == manifest["sha256"]
+            for line in content.decode().splitlines():
+                row = json.loads(line)
+                row["side"].pop("seconds")
+                rows.append(row)
+        evaluation = json.loads((folder / "evaluation/evaluation.json").read_text())
+        evaluation.pop("seconds", None)
+        exact = ("plan.json", "merged/train.json", "staged.json", "verdict.json")
+        files = self.job_files(job.id)
+        return {
+            "status": record.status,
+            "checkpoint": record.result,
+            "rows": rows,
+            "evaluation": evaluation,
+            "files": {name: files[name] for name in exact},
+            "tuned": {name: digest for name, digest in files.items() if "tuned/" in name},
+        }
 
     def job_files(self, job_id: str) -> dict[str, str]:
         """SHA-256 of the job's finished files by key."""
