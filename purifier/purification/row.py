@@ -24,11 +24,14 @@ class PurifiedRow:
         flagged: Whether one of its labels disagrees with what the masked model sees; None if
             that was not asked (policy `relabel_all`, a sample without images or answers).
         dropped: Whether the sample is left out of the purified set.
-        problem: Code of why it could not be purified (`bad_image`, `bad_sample`,
-            `prompt_too_long`); such a sample is dropped, for its label may be the attacker's.
-            None if it could.
+        problem: Code of why it could not be purified: a reason of `purifier.data.dataset`,
+            `prompt_too_long`, or `empty_answer` where the masked model said nothing. Such a
+            sample is dropped, for its label may be the attacker's. None if it could.
         further: Pairs of a further prompt and its answer.
-        side: What the side table tells about it, see `purifier.purification.side`.
+        side: What the side table tells about it: mean `mask_ratio` of its questions, the
+            largest and the mean saliency (`saliency_max`, `saliency_mean`), `flag_nats`,
+            whether a new answer ended by its length (`truncated`), `seconds`. Only `seconds`
+            differs between runs.
     """
 
     record: int
