@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.purification_cells import CELLS, Cell, Plan
 from benchmarks.purification_report import markdown
-from benchmarks.purification_stages import measure_cell, measured, purified_rows, run_key
+from benchmarks.purification_stages import measure_cell, measured, run_key
 from purifier.evaluation.grid import data_hash, drop_cut_line
 from purifier.evaluation.report import percent
 from purifier.finetune import PRESETS as TUNINGS
@@ -40,7 +40,7 @@ RESULTS = Path("docs/results")
 NAME = "purification"
 
 Row = dict[str, Any]
-Task = Callable[[], Row | None]
+Task = Callable[[], list[Row]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,8 +110,7 @@ def run(
 ) -> None:
     """Measures every cell that `results` does not hold yet, and appends it.
 
-    Purifications that share masked answers are one task, so that no two processes compute the
-    same ones; then every cell is a task.
+    Cells that share masked answers are one task, so that no two processes compute the same ones.
     """
     drop_cut_line(results)
     done = {row["run"] for row in read_rows(results)}
@@ -121,24 +120,16 @@ def run(
         for cell in cells
         if run_key(plan, target, cell) not in done
     ]
-    groups: dict[tuple[TargetName, str | None], list[Cell]] = {}
+    groups: dict[tuple[TargetName, str], list[Cell]] = {}
     for target, cell in left:
-        groups.setdefault((target, cell.setting), []).append(cell)
-    first: list[Task] = [
-        partial(_measure_poisoned, plan, target) for target in dict.fromkeys(t for t, _ in left)
-    ]
-    first += [
-        partial(_purify, plan, target, tuple(group))
-        for (target, setting), group in groups.items()
-        if setting is not None
-    ]
-    for _ in _finished(first, workers):
+        groups.setdefault((target, cell.setting or cell.name), []).append(cell)
+    targets_left = dict.fromkeys(target for target, _ in left)
+    for _ in _finished([partial(_poisoned, plan, target) for target in targets_left], workers):
         pass
-    for row in _finished([partial(_cell, plan, *task) for task in left], workers):
-        assert row is not None
+    tasks = [partial(_cells, plan, target, tuple(group)) for (target, _), group in groups.items()]
+    for rows in _finished(tasks, workers):
         with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print_row(row)
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def report(plan: Plan, options: argparse.Namespace, results: Path) -> None:
@@ -178,6 +169,10 @@ def read_rows(results: Path) -> list[Row]:
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
 def print_row(row: Row) -> None:
     print(
         f"{row['target']:18} {row['cell']:28} ASR {percent(row['figures']['asr']):20} "
@@ -198,22 +193,21 @@ def command(options: argparse.Namespace) -> str:
     return " ".join(parts)
 
 
-def _measure_poisoned(plan: Plan, target: TargetName) -> None:
+def _poisoned(plan: Plan, target: TargetName) -> list[Row]:
     measured(plan, target, plan.checkpoint(target))
+    return []
 
 
-def _purify(plan: Plan, target: TargetName, cells: Sequence[Cell]) -> None:
+def _cells(plan: Plan, target: TargetName, cells: Sequence[Cell]) -> list[Row]:
+    rows = []
     for cell in cells:
-        _, seconds = purified_rows(plan, target, cell)
-        print(f"{target:18} {cell.name:28} purified, {seconds:.0f} s", flush=True)
+        row = measure_cell(plan, target, cell, say)
+        rows.append({"run": run_key(plan, target, cell), **row, "made_on": _machine(plan.device)})
+        print_row(row)
+    return rows
 
 
-def _cell(plan: Plan, target: TargetName, cell: Cell) -> Row:
-    row = measure_cell(plan, target, cell)
-    return {"run": run_key(plan, target, cell), **row, "made_on": _machine(plan.device)}
-
-
-def _finished(tasks: Sequence[Task], workers: int) -> Iterator[Row | None]:
+def _finished(tasks: Sequence[Task], workers: int) -> Iterator[list[Row]]:
     if workers <= 1:
         for task in tasks:
             yield task()

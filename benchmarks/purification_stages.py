@@ -228,7 +228,7 @@ def measure_cell(
     """All stages of one cell: a row of the table."""
     samples, rows, seconds = labels_of(plan, target, cell)
     labels = label_figures(plan, target, rows, samples)
-    say(f"{target} {cell.name}: labels, {len(samples)} rows")
+    say(f"{target} {cell.name}: {len(samples)} labels after {seconds:.0f} s of purification")
     checkpoint, training = tune(plan, target, cell.name, samples)
     say(f"{target} {cell.name}: fine-tuned")
     before = measured(plan, target, plan.checkpoint(target))
