@@ -5,12 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from clients import Client
 from server.security.keys import SCOPES, create_key
+from tests.support.job_server import JobServer, data_archive, job_server
 from tests.support.service import Service, start_server, stop_server
-from tests.support.wire import Caller, picture
+from tests.support.wire import Caller, picture, talk
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,6 +39,31 @@ def live(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     process, url = start_server(["--model", str(tiny_checkpoint), "--keys-file", str(file)])
     yield Service(url, keys, process)
     stop_server(process)
+
+
+@pytest.fixture(scope="session")
+def board(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
+    """The real service with its stores, but without a model or a worker: jobs stay queued."""
+    with job_server(tmp_path_factory.mktemp("board"), tiny_checkpoint) as running:
+        yield running
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest, board: JobServer) -> Callable[..., Any]:
+    """Calls a method of a client of either kind on the board."""
+
+    def run(method: str, *args: Any, key: str = "alice", **kwargs: Any) -> Any:
+        url, options = kwargs.pop("url", board.url), kwargs.pop("options", {})
+        return talk(request.param, url, board.keys[key], options, method, *args, **kwargs)
+
+    return run
+
+
+@pytest.fixture
+def data_id(board: JobServer) -> str:
+    """An upload of alice's."""
+    with Client(board.url, board.keys["alice"]) as client:
+        return client.files.upload(data_archive(), filename="data.zip").id
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import httpx
@@ -32,16 +33,37 @@ class Caller:
     def __call__(self, handler: Handler, method: str, *args: Any, **kwargs: Any) -> Any:
         options = kwargs.pop("options", {})
         base_url = options.pop("base_url", "http://server.test")
-        transport = httpx.MockTransport(handler)
-        if self.kind == "sync":
-            with Client(base_url, "sk-test", transport=transport, **options) as client:
-                return getattr(client, method)(*args, **kwargs)
+        options["transport"] = httpx.MockTransport(handler)
+        return talk(self.kind, base_url, "sk-test", options, method, *args, **kwargs)
 
-        async def run() -> Any:
-            async with AsyncClient(base_url, "sk-test", transport=transport, **options) as client:
-                return await getattr(client, method)(*args, **kwargs)
 
-        return asyncio.run(run())
+def talk(
+    kind: str,
+    base_url: str,
+    key: str,
+    options: dict[str, Any],
+    method: str,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Calls one method, such as `jobs.create`, of a `sync` or `async` client of its own.
+
+    A stream comes back as the list of all that came.
+    """
+    name = attrgetter(method)
+    if kind == "sync":
+        with Client(base_url, key, **options) as client:
+            result = name(client)(*args, **kwargs)
+            return list(result) if isinstance(result, Iterator) else result
+
+    async def run() -> Any:
+        async with AsyncClient(base_url, key, **options) as client:
+            result = name(client)(*args, **kwargs)
+            if isinstance(result, AsyncIterator):
+                return [item async for item in result]
+            return await result
+
+    return asyncio.run(run())
 
 
 def chat_response(**defense: Any) -> dict[str, Any]:
