@@ -111,19 +111,13 @@ class TrainingRows:
         self._texts: list[Text] = []
         self.bad: list[BadRow] = []
         for row in dataset.rows():
-            if isinstance(row, BadRow):
-                self.bad.append(row)
+            bad = row if isinstance(row, BadRow) else self._add(row)
+            if bad is None:
                 continue
-            try:
-                self._add(row)
-            except (DataError, InvalidPrompt) as error:
-                reason = error.reason if isinstance(error, RowError) else "malformed"
-                place = row.source or Place(dataset.path.name, len(self))
-                self.bad.append(BadRow(place, reason, error.message))
+            self.bad.append(bad)
             if config.bad_rows is not None and len(self.bad) > config.bad_rows:
                 raise DataError(
-                    f"More than {config.bad_rows} rows cannot be used; the last one: "
-                    f"{self.bad[-1].message}",
+                    f"More than {config.bad_rows} rows cannot be used; the last one: {bad.message}",
                     param="data",
                 )
         if not self._texts:
@@ -139,9 +133,14 @@ class TrainingRows:
             images = self._encode(self._prepare(self._samples[index]).inputs.images)
         return Example(self._texts[index], images)
 
-    def _add(self, sample: Sample) -> None:
+    def _add(self, sample: Sample) -> BadRow | None:
+        """Takes a row in; returns it as a bad one if it cannot be used."""
         mdlm = self._mdlm
-        dialogue = self._prepare(sample)
+        try:
+            dialogue = self._prepare(sample)
+        except (DataError, InvalidPrompt) as error:
+            reason = error.reason if isinstance(error, RowError) else "malformed"
+            return BadRow(sample.source or Place("memory", len(self)), reason, error.message)
         inputs = dialogue.inputs
         room = mdlm.max_length - inputs.length
         text = text_of(dialogue, self._config, eot=mdlm.tokens.eot, room=room)
@@ -152,6 +151,7 @@ class TrainingRows:
                 self._kept[len(self._texts)] = images
         self._texts.append(text)
         self._samples.append(sample)
+        return None
 
     def _prepare(self, sample: Sample) -> Dialogue:
         images = tuple(open_image(self._images, image, sample.source) for image in sample.images)

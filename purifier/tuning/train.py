@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ class Trainer:
         if config.gradient_checkpointing:
             for module in mdlm.modules.children():
                 if isinstance(module, PreTrainedModel):
-                    module.gradient_checkpointing_enable({"use_reentrant": False})
+                    _checkpoint_activations(module)
 
     @property
     def step(self) -> int:
@@ -253,3 +254,10 @@ class Trainer:
             save_state(self._state, self.opened, self._optimizer, facts, {"losses": losses})
             emit({"event": "saved", "step": self.step})
         self.processes.wait()
+
+
+def _checkpoint_activations(module: PreTrainedModel) -> None:
+    # A later transformers 5 renamed the method; the old name warns.
+    old: Any = getattr(module, "gradient_checkpointing_enable", None)
+    enable = getattr(module, "activation_checkpointing_enable", old)
+    enable({"use_reentrant": False})
