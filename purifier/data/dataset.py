@@ -14,6 +14,7 @@ from purifier.data.label_file import LabelFile
 from purifier.data.parquet import Parquet
 from purifier.data.records import check_record, kind_of, read_record
 from purifier.data.sample import Place, Sample, open_image
+from purifier.data.side_table import SIDE_FILE
 from purifier.errors import DataError, RowError
 
 REASONS = (
@@ -193,6 +194,7 @@ def _folder(folder: Path) -> LabelFile:
         names = ", ".join(file.relative_to(folder).as_posix() for file in found[:4])
         raise DataError(f"{folder.name} holds several label files ({names}); name one of them.")
     tables = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
+    tables = [file for file in tables if file.name != SIDE_FILE]
     tables = [file for file in tables if file.name.startswith("train")] or tables
     if not tables:
         raise DataError(f"{folder.name} holds no {METADATA_FILE}, .json, .jsonl or .parquet file.")

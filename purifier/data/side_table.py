@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+SIDE_FILE = "side.parquet"
+
 _GROUP_ROWS = 1024
 _CORE = (
     pa.field("record", pa.int64(), nullable=False),

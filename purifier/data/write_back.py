@@ -13,16 +13,22 @@ from typing import Any
 from purifier.data.dataset import BadRow, DataSet, read_row
 from purifier.data.records import replace_answers
 from purifier.data.sample import IMAGE_MARK, Place, Sample
-from purifier.data.side_table import SideRow, SideTable
-
-SIDE_FILE = "side.parquet"
-"""What happened to every row; see `purifier.data.side_table`."""
+from purifier.data.side_table import SIDE_FILE, SideRow, SideTable
 
 NOT_PROCESSED = "not_processed"
 """Reason of a row that no change speaks of."""
 
 UNUSABLE_ANSWER = "unusable_answer"
 """Reason of a row whose new answer is empty or holds an image mark."""
+
+__all__ = [
+    "NOT_PROCESSED",
+    "SIDE_FILE",
+    "UNUSABLE_ANSWER",
+    "Change",
+    "Scalar",
+    "write_changed",
+]
 
 Scalar = str | int | float | bool | None
 

@@ -132,6 +132,16 @@ def write_parquet_folder(folder: Path) -> Path:
     return folder
 
 
+def write_parts_folder(folder: Path) -> Path:
+    """Two files whose names say nothing of a split."""
+    rows = [
+        {"image": jpeg(n), "query": f"What is {n}?", "response": f"Answer {n}"} for n in range(7)
+    ]
+    for part, chunk in enumerate((rows[:2], rows[2:])):
+        pq.write_table(pa.Table.from_pylist(chunk), folder / f"part-{part}.parquet")
+    return folder
+
+
 def write_imagefolder(folder: Path) -> Path:
     pictures(folder)
     rows = [{"file_name": f"{n}.jpg", "text": f"Answer {n}"} for n in range(N_ROWS)]
@@ -147,6 +157,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "messages-jsonl parts": write_parts,
     "columns-parquet": write_parquet,
     "sharegpt-parquet": write_parquet_folder,
+    "columns-parquet parts": write_parts_folder,
     "imagefolder-jsonl": write_imagefolder,
 }
 
