@@ -37,6 +37,7 @@ DELEGATES = {
     "evaluate": Delegate(("purifier.evaluate",), "measure attack success and utility"),
     "finetune": Delegate(("purifier.finetune",), "fine-tune a compromised model on purified data"),
     "keys": Delegate(("server.security",), "create, list and revoke keys"),
+    "audit": Delegate(("server.store", "audit"), "verify and list the audit log of a data folder"),
 }
 
 

@@ -145,9 +145,14 @@ class AuditLog:
         with self._database.transaction() as connection:
             return [AuditRow(**row._mapping) for row in connection.execute(query)]
 
-    def verify(self) -> Verdict:
-        """Reads every row and says whether one was edited, removed, added or moved."""
+    def verify(self, known: str | None = None) -> Verdict:
+        """Reads every row and says whether one was edited, removed, added or moved.
+
+        Args:
+            known: The head of an earlier verification, which must still be in the chain.
+        """
         previous, count = GENESIS, 0
+        seen = known in (None, GENESIS)
         with self._database.transaction() as connection:
             head = connection.execute(select(audit_head).with_for_update(read=True)).first()
             query = select(audit_rows).order_by(audit_rows.c.number)
@@ -156,10 +161,13 @@ class AuditLog:
                 if problem := _problem_of(row, count + 1, previous):
                     return Verdict(count, previous, problem)
                 previous, count = row.hash, row.number
+                seen = seen or row.hash == known
         expected = (0, GENESIS) if head is None else (head.number, head.hash)
         if (count, previous) != expected:
             problem = f"The log ends with row {count}; its head says row {expected[0]}."
             return Verdict(count, previous, problem)
+        if not seen:
+            return Verdict(count, previous, "The head that was known is not in the log any more.")
         return Verdict(count, previous)
 
 

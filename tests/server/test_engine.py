@@ -10,7 +10,6 @@ from typing import Any, cast
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from purifier import GenerationConfig, MaskingConfig, answer_inputs
 from purifier.answer import user_messages
@@ -26,24 +25,7 @@ from server.errors import (
     NotReady,
     QueueFull,
 )
-
-
-class Tampered:
-    """A real model whose forward pass calls a hook first: holds it up, or breaks it."""
-
-    def __init__(self, mdlm: Mdlm) -> None:
-        self._mdlm = mdlm
-        self.hook: Callable[[], None] = lambda: None
-        self.result: Callable[[Tensor], Tensor] = lambda logits: logits
-        self.threads: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._mdlm, name)
-
-    def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
-        self.threads.add(threading.current_thread().name)
-        self.hook()
-        return self.result(self._mdlm.logits(embeds, positions, lengths))
+from tests.support.tampered import Barrier, Tampered
 
 
 @pytest.fixture
@@ -83,27 +65,6 @@ def job(serving: Serving, **settings: Any) -> Job:
 def submit(engine: Engine, job: Job) -> Ticket:
     with engine.reserve() as place:
         return place.submit(job)
-
-
-class Barrier:
-    """Stops the engine at its next forward pass until it is opened."""
-
-    def __init__(self, tampered: Tampered) -> None:
-        self._reached = threading.Event()
-        self._open = threading.Event()
-        self.passes = 0
-        tampered.hook = self._wait
-
-    def _wait(self) -> None:
-        self.passes += 1
-        self._reached.set()
-        assert self._open.wait(60)
-
-    def wait_reached(self) -> None:
-        assert self._reached.wait(60)
-
-    def open(self) -> None:
-        self._open.set()
 
 
 def test_answers_are_the_librarys(start: Start, serving: Serving) -> None:

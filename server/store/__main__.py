@@ -1,0 +1,95 @@
+"""`python -m server.store`: looks at the data folder itself; no server need run.
+
+`disp audit ...` is `python -m server.store audit ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from purifier.errors import CheckpointError
+from server.errors import ServerError
+from server.store.audit import AuditLog
+from server.store.checkpoints import CheckpointStore
+from server.store.database import Database, DatabaseError, open_database
+from server.store.home import Home, HomeError, find_root
+
+OK, FAILED, USAGE = 0, 1, 2
+_PAGE = 1000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status (1 if the log is not whole, 2 for wrong use)."""
+    args = _parser().parse_args(arguments)
+    try:
+        home = Home.at(find_root(args.data_dir, demo=args.demo), args.database_url)
+        database = _open(home)
+        try:
+            return _run(args, home, database)
+        finally:
+            database.close()
+    except (HomeError, DatabaseError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except (CheckpointError, ServerError) as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m server.store", description=__doc__)
+    rooms = parser.add_subparsers(dest="room", required=True)
+    audit = rooms.add_parser("audit", help="the audit log", prog="disp audit")
+    acts = audit.add_subparsers(dest="act", required=True)
+    verify = acts.add_parser("verify", help="check that no row was edited, removed or moved")
+    verify.add_argument("--head", help="hash that an earlier verify printed, which must be there")
+    shown = acts.add_parser("list", help="print every row as a line of JSON")
+    add = rooms.add_parser("add", help="make a checkpoint folder known, where it lies")
+    add.add_argument("path", type=Path, metavar="PATH")
+    add.add_argument("--parent", metavar="ID", help="the checkpoint it was made from")
+    for command in (verify, shown, add):
+        command.add_argument("--data-dir", type=Path, help="DISP_DATA_DIR; ./disp-data")
+        command.add_argument("--database-url", help="postgresql+psycopg://...")
+        command.add_argument("--demo", action="store_true", help="those of `serve --demo`")
+    return parser
+
+
+def _open(home: Home) -> Database:
+    """Opens what is there: a command that looks makes no new data folder."""
+    if not home.root.is_dir():
+        raise HomeError(f"There is no data folder {home.root}: give it with --data-dir.")
+    return open_database(home.create().database_url)
+
+
+def _run(args: argparse.Namespace, home: Home, database: Database) -> int:
+    if args.room == "add":
+        store = CheckpointStore(database, home.checkpoints)
+        print(store.register(args.path, parent=args.parent).id)
+        return OK
+    log = AuditLog(database)
+    if args.act == "verify":
+        return _verify(log, args.head)
+    after = 0
+    while rows := log.list(after=after, limit=_PAGE):
+        for row in rows:
+            print(json.dumps(asdict(row), ensure_ascii=False))
+        after = rows[-1].number
+    return OK
+
+
+def _verify(log: AuditLog, head: str | None) -> int:
+    verdict = log.verify(head)
+    if verdict.problem is not None:
+        print(f"broken after row {verdict.rows}: {verdict.problem}")
+        return FAILED
+    print(f"whole: {verdict.rows} rows, head {verdict.head}")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
