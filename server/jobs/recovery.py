@@ -23,7 +23,7 @@ from purifier.evaluation.job import EvaluationSpec, evaluate_job
 from purifier.evaluation.job_report import write_report
 from purifier.mdlm.delta import is_delta, read_delta
 from purifier.tuning.events import EVENTS_FILE, read_events
-from purifier.tuning.launch import launch, stop
+from purifier.tuning.launch import stop
 from purifier.tuning.spec import FinetuneSpec
 from server.jobs.interrupt import Interrupted
 from server.jobs.job import Job
@@ -55,7 +55,7 @@ def tune(
     dtype: str,
     processes: int = 1,
     grace: float = 30.0,
-    start: Launch = launch,
+    start: Launch,
 ) -> dict[str, Any]:
     """Fine-tunes the compromised model on the purified data, in a process group of its own.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from purifier.tuning.launch import launch
 from server.jobs import recovery, relabelling
 from server.jobs.activation import Activation
 from server.jobs.job import Job
@@ -49,7 +50,12 @@ class Stages:
         checkpoints: Where servers find checkpoints.
         activation: The last stage.
         equipment: What this worker computes with.
+
+    Attributes:
+        launch: Starts a training.
     """
+
+    launch: recovery.Launch = staticmethod(launch)
 
     def __init__(
         self,
@@ -128,6 +134,7 @@ class Stages:
             dtype=self.equipment.dtype,
             processes=self.equipment.processes,
             grace=self.equipment.grace,
+            start=self.launch,
         )
         return {}
 

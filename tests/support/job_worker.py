@@ -3,25 +3,35 @@
 `python -m tests.support.job_worker` loads the libraries once and then, for every line of JSON
 on its input, forks a worker: `{"config": {...}, "halt": ...}`. A worker that comes to its halt
 creates the file `reached` and does nothing more until it is killed.
+
+Unless they are told otherwise, workers have their trainings forked by the same process, which
+spares the start of three interpreters.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import json
 import os
+import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+_SOCKET = "DISP_TEST_FORGE"
 
 
 @dataclass
@@ -79,9 +89,10 @@ class Forge:
 
 
 @contextmanager
-def running_forge() -> Iterator[Forge]:
+def running_forge(checkpoint: Path) -> Iterator[Forge]:
+    """A forge; `checkpoint` is loaded once, for its libraries."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.job_worker"],
+        [sys.executable, "-m", "tests.support.job_worker", str(checkpoint)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
@@ -111,62 +122,129 @@ def wait_for(condition: Any, what: str, seconds: float = 120.0) -> Any:
     raise AssertionError(f"waited in vain for {what}")
 
 
-def main() -> None:
-    import server.jobs.worker
+class ForkedTraining:
+    """A training forked by the forge; what is used of a `Popen`."""
 
+    def __init__(self, spec_path: Path, *, processes: int = 1) -> None:
+        self._status = spec_path.with_name(f"status-{time.monotonic_ns()}")
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(os.environ[_SOCKET])
+            line.sendall(json.dumps([str(spec_path), str(self._status)]).encode() + b"\n")
+            self.pid = int(line.makefile().readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            self.returncode = int(self._status.read_text()) if self._status.is_file() else -9
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float) -> int:
+        wait_for(lambda: self.poll() is not None, "the end of a training", timeout)
+        assert self.returncode is not None
+        return self.returncode
+
+
+def _warm_up(checkpoint: str) -> None:
+    """Loads what workers would otherwise load one by one."""
+    for name in ("peft", "purifier.finetune", "pyarrow.parquet", "server.jobs.worker"):
+        importlib.import_module(name)
+    from purifier.mdlm.registry import load_mdlm
+
+    load_mdlm(checkpoint)
+
+
+def main() -> None:
+    _warm_up(sys.argv[1])
     # Children that were killed leave no zombies behind.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for line in sys.stdin:
-        order = json.loads(line)
-        child = os.fork()
-        if child == 0:
+    place = tempfile.mkdtemp(prefix="disp-forge-")
+    os.environ[_SOCKET] = f"{place}/socket"
+    trainings = socket.socket(socket.AF_UNIX)
+    trainings.bind(os.environ[_SOCKET])
+    trainings.listen()
+    try:
+        while True:
+            ready, _, _ = select.select([0, trainings], [], [])
+            if 0 in ready:
+                line = sys.stdin.readline()
+                if not line:
+                    return
+                order = json.loads(line)
+                print(_fork(lambda order=order: _work(order)), flush=True)
+            if trainings in ready:
+                asker, _ = trainings.accept()
+                with asker:
+                    words = json.loads(asker.makefile().readline())
+                    child = _fork(lambda words=words: _train(*words))
+                    asker.sendall(f"{child}\n".encode())
+    finally:
+        shutil.rmtree(place)
+
+
+def _fork(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(2, 1)
-            _work(order, server.jobs.worker)
-        print(child, flush=True)
+            work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return child
 
 
-def _work(order: dict[str, Any], module: Any) -> None:
-    try:
-        import logging
+def _train(spec: str, status: str) -> None:
+    from purifier.finetune import main as finetune
 
-        from server.jobs.upkeep import Timings
-        from server.store.home import Home
-
-        logging.basicConfig(level=logging.WARNING)
-        values = dict(order["config"])
-        home = Home.at(Path(values.pop("home")), values.pop("url", None))
-        timings = {"heartbeat": 0.2, "patience": 5.0, "poll": 0.1, "grace": 20.0}
-        timings |= values.pop("timings", {})
-        config = module.WorkerConfig(home=home, timings=Timings(**timings), **values)
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        module.JobWorker(config, _stages(order["halt"], Path(order["reached"]))).run(stop)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(1)
+    result = finetune(["--spec", spec])
+    Path(status).write_text(str(result))
 
 
-def _stages(halt: dict[str, str] | None, reached: Path) -> Any:
+def _work(order: dict[str, Any]) -> None:
+    import logging
+
+    from server.jobs.upkeep import Timings
+    from server.jobs.worker import JobWorker, WorkerConfig
+    from server.store.home import Home
+
+    logging.basicConfig(level=logging.WARNING)
+    values = dict(order["config"])
+    home = Home.at(Path(values.pop("home")), values.pop("url", None))
+    timings = {"heartbeat": 0.2, "patience": 5.0, "poll": 0.1, "grace": 20.0}
+    timings |= values.pop("timings", {})
+    stages = _stages(order["halt"], Path(order["reached"]), values.pop("real_training", False))
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    JobWorker(WorkerConfig(home=home, timings=Timings(**timings), **values), stages).run(stop)
+
+
+def _stages(halt: dict[str, str] | None, reached: Path, real_training: bool) -> Any:
     from server.jobs.stages import Stages
 
+    kind: Any = Stages
+    if not real_training:
+        kind = type("Stages", (Stages,), {"launch": staticmethod(ForkedTraining)})
     if halt is None:
-        return Stages
+        return kind
 
     def stand_still() -> None:
         reached.touch()
         threading.Event().wait()
 
-    def make(store: Any, jobs: Any, attempts: Any, *rest: Any) -> Stages:
+    def make(store: Any, jobs: Any, attempts: Any, *rest: Any) -> Any:
         if "call" in halt:
             setattr(attempts, halt["call"], lambda *_args, **_more: stand_still())
         else:
             _halt_at(store, halt["key"], halt["when"], stand_still)
-        return Stages(store, jobs, attempts, *rest)
+        return kind(store, jobs, attempts, *rest)
 
     return make
 
