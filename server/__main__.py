@@ -12,13 +12,16 @@ from typing import get_args
 from purifier.defense.config import Level, MaskingConfig, RankerName
 from purifier.errors import InvalidSetting
 from purifier.lab.demo import checkpoint_path
-from server.config import ModelSource, ServerConfig, StartError
+from purifier.lab.targets import TargetName
+from server.config import MEGABYTE, ModelSource, ServerConfig, StartError, UploadLimits
+from server.data_sets import DataOptions, parse_roots
 from server.security.keys import DEMO_SCOPES, KeyRing, new_secret, record_of
 from server.serve import KeySource, authenticator, default_device, serve
 from server.store.home import Home, find_root
 
 _DEFENSE = ("level", "ratio", "ranker", "threshold", "probes", "pooling", "top_k")
-_TARGETS = ("insertion", "refusal", "misclassification")
+_MOST_MEGABYTES = 10_000_000
+_TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +70,28 @@ def _serve_parser() -> argparse.ArgumentParser:
         default="auto",
         help="in-place never holds two models in memory",
     )
+    data.add_argument("--store", help="URL of the store all workers share (the data folder)")
+    data.add_argument(
+        "--dataset-root",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="label file or folder that jobs may name dataset:NAME; may be repeated",
+    )
+    data.add_argument(
+        "--dataset-images",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="its image folder, where that is elsewhere",
+    )
+    data.add_argument(
+        "--max-upload",
+        type=float,
+        default=default.upload.file_bytes / MEGABYTE,
+        metavar="MB",
+        help="size of an upload",
+    )
     defense = parser.add_argument_group("default defence")
     defense.add_argument("--level", choices=get_args(Level))
     defense.add_argument("--ratio", type=float, help="fraction that is masked, 0 to 1")
@@ -86,6 +111,7 @@ def _serve(args: argparse.Namespace) -> int:
         deadline=args.deadline,
         drain=args.drain,
         masking=_masking(args),
+        upload=UploadLimits(file_bytes=_bytes(args.max_upload)),
         swap="in_place" if args.swap == "in-place" else "auto",
         insecure_no_auth=args.insecure_no_auth,
     )
@@ -99,7 +125,16 @@ def _serve(args: argparse.Namespace) -> int:
     device = args.device or default_device()
     dtype = args.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     home = Home.at(find_root(args.data_dir, demo=args.demo), args.database_url)
-    return serve(ModelSource(_model_path(args), device, dtype), config, keys, home)
+    demo: TargetName | None = (args.target or _TARGETS[0]) if args.demo else None
+    roots = parse_roots(args.dataset_root, args.dataset_images)
+    data = DataOptions(roots, demo, args.store)
+    return serve(ModelSource(_model_path(args), device, dtype), config, keys, home, data)
+
+
+def _bytes(megabytes: float) -> int:
+    if not 0 < megabytes < _MOST_MEGABYTES:
+        raise StartError(f"--max-upload must be above 0 and below {_MOST_MEGABYTES:,} MB.")
+    return int(megabytes * MEGABYTE)
 
 
 def _masking(args: argparse.Namespace) -> MaskingConfig:

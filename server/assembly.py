@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.config import ModelSource, ServerConfig, StartError
+from server.data_sets import DataOptions
 from server.deployer import Deployer
 from server.engine import Engine
 from server.engine.slot import ModelSlot
+from server.jobs.service import JobService
 from server.services import Services
 from server.store.audit import AuditLog
+from server.store.blobs import open_store
 from server.store.checkpoints import CheckpointStore
 from server.store.database import Database, DatabaseError, open_database
 from server.store.deployments import Deployments
+from server.store.files import FileStore
 from server.store.home import Home, HomeError
 from server.watcher import Watcher
 
@@ -34,7 +38,7 @@ class Assembly:
     database: Database
 
 
-def assemble(model: ModelSource, config: ServerConfig, home: Home) -> Assembly:
+def assemble(model: ModelSource, config: ServerConfig, home: Home, data: DataOptions) -> Assembly:
     """Opens the data folder and the database, and builds what stands on them.
 
     Raises:
@@ -55,5 +59,13 @@ def assemble(model: ModelSource, config: ServerConfig, home: Home) -> Assembly:
         masking=config.masking,
     )
     deployer.attach(engine)
-    services = Services(checkpoints=store, deployer=deployer, audit=AuditLog(database))
+    files = FileStore(database, home.files, config.upload)
+    services = Services(
+        files=files,
+        datasets=data.open(files),
+        jobs=JobService(database, open_store(home, data.store)),
+        checkpoints=store,
+        deployer=deployer,
+        audit=AuditLog(database),
+    )
     return Assembly(engine, services, Watcher(deployer, Deployments(database)), database)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,26 +101,33 @@ class DataSets:
         return root
 
 
-def demo_data(files: FileStore, roots: Mapping[str, DataRoot], target: TargetName) -> DataSets:
-    """Data sets of a server that serves a shipped model.
+@dataclass(frozen=True)
+class DataOptions:
+    """What a server's data sets are, besides uploads.
 
-    Args:
-        files: Uploads.
+    Attributes:
         roots: The operator's data sets by name.
-        target: Which model; its poisoned training set is `demo`.
+        demo: Target of the shipped model that is served; its poisoned training set is `demo`.
+        store: URL of the store that workers share; None is the data folder.
     """
-    manifest = json.loads((DATA_FOLDER / "manifest.json").read_text("utf-8"))
-    train, test = DATA_FOLDER / "train", DATA_FOLDER / "test"
-    return DataSets(
-        files,
-        roots,
-        demo_training=DataRoot(train / f"{target}.json", train / "images"),
-        demo_validation=DataRoot(
-            test / "test.json",
-            test / "images",
-            {"trigger": manifest["trigger"], "target": target},
-        ),
-    )
+
+    roots: Mapping[str, DataRoot] = field(default_factory=dict)
+    demo: TargetName | None = None
+    store: str | None = None
+
+    def open(self, files: FileStore) -> DataSets:
+        """The data sets, with these uploads."""
+        if self.demo is None:
+            return DataSets(files, self.roots)
+        manifest = json.loads((DATA_FOLDER / "manifest.json").read_text("utf-8"))
+        attack = {"trigger": manifest["trigger"], "target": self.demo}
+        train, test = DATA_FOLDER / "train", DATA_FOLDER / "test"
+        return DataSets(
+            files,
+            self.roots,
+            demo_training=DataRoot(train / f"{self.demo}.json", train / "images"),
+            demo_validation=DataRoot(test / "test.json", test / "images", attack),
+        )
 
 
 def parse_roots(sets: list[str], images: list[str]) -> dict[str, DataRoot]:

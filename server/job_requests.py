@@ -15,6 +15,7 @@ from purifier.errors import InvalidSetting as PurifierInvalidSetting
 from purifier.evaluation.config import EvaluationConfig
 from purifier.evaluation.gate import GateLimits
 from purifier.purify import PRESETS, PurifyConfig
+from purifier.tuning.config import PRESETS as FINETUNE_PRESETS
 from purifier.tuning.config import FinetuneConfig
 from server.errors import InvalidSetting
 from server.jobs.spec import JobSpec
@@ -48,7 +49,7 @@ def spec_of(request: JobRequest, *, model: str, attack: Mapping[str, Any] | None
     if attack is not None and "trigger" not in given:
         given = {**attack, **given}
     purify = _purify(disp, seed)
-    finetune = _named("finetune", FinetuneConfig, {**disp.get("finetune", {}), "seed": seed})
+    finetune = _finetune(disp, seed)
     evaluation = _named("evaluation", EvaluationConfig, {**given, "seed": seed})
     gate = _named("gate", GateLimits, disp.get("gate", {}))
     _check_gate(request, evaluation, gate)
@@ -105,6 +106,12 @@ def _purify(disp: DispSettings, seed: int) -> PurifyConfig:
             **rest,
         ),
     )
+
+
+def _finetune(disp: DispSettings, seed: int) -> FinetuneConfig:
+    given: dict[str, Any] = dict(disp.get("finetune", {}))
+    base = FINETUNE_PRESETS[given.pop("preset", disp.get("preset", "default"))]
+    return _checked("finetune", FinetuneConfig, lambda: replace(base, **given, seed=seed))
 
 
 def _named(section: str, kind: Any, given: Mapping[str, Any]) -> Any:

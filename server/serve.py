@@ -19,6 +19,7 @@ from purifier.errors import PurifierError
 from server.app import create_app
 from server.assembly import Assembly, assemble
 from server.config import ModelSource, ServerConfig, StartError
+from server.data_sets import DataOptions
 from server.engine import Engine
 from server.errors import ServerError
 from server.security.keys import (
@@ -100,7 +101,13 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None, home: Home) -> int:
+def serve(
+    model: ModelSource,
+    config: ServerConfig,
+    keys: Authenticator | None,
+    home: Home,
+    data: DataOptions,
+) -> int:
     """Serves until a signal comes, then answers what is running.
 
     A second signal does not wait for that. Prints `listening on http://host:port` when the
@@ -114,7 +121,7 @@ def serve(model: ModelSource, config: ServerConfig, keys: Authenticator | None, 
     """
     listener = _bind(config)
     with listener:
-        parts = assemble(model, config, home)
+        parts = assemble(model, config, home, data)
         parts.watcher.start()
         try:
             return _answer(parts, config, keys, listener)

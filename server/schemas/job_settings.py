@@ -56,8 +56,9 @@ class JobGeneration(TypedDict, total=False):
 
 @with_config(_CLOSED)
 class JobFinetune(TypedDict, total=False):
-    """The recovery fine-tuning."""
+    """The recovery fine-tuning; a `preset` of its own goes before the one of the whole."""
 
+    preset: Preset
     parts: list[Part]
     epochs: int
     batch_size: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from purifier.denoise.config import GenerationConfig
 from purifier.evaluation.config import EvaluationConfig
 from purifier.evaluation.gate import GateLimits
 from purifier.purify import PRESETS, PurifyConfig
+from purifier.tuning.config import PRESETS as FINETUNE_PRESETS
 from purifier.tuning.config import FinetuneConfig
 from server.errors import InvalidSetting
 from server.job_requests import settings_of, spec_of
@@ -42,13 +43,25 @@ def names(kind: type[Any]) -> set[str]:
     [
         (job_settings.JobMasking, MaskingConfig),
         (job_settings.JobGeneration, GenerationConfig),
-        (job_settings.JobFinetune, FinetuneConfig),
         (job_settings.JobEvaluation, EvaluationConfig),
         (job_settings.JobGate, GateLimits),
     ],
 )
 def test_wire_types_name_every_setting(wire: type[Any], kind: type[Any]) -> None:
     assert set(get_type_hints(wire)) == names(kind)
+
+
+def test_the_fine_tuning_has_presets_besides() -> None:
+    assert set(get_type_hints(job_settings.JobFinetune)) == names(FinetuneConfig) | {"preset"}
+    assert set(get_args(job_settings.Preset)) == set(PRESETS) == set(FINETUNE_PRESETS)
+
+
+def test_the_preset_of_the_whole_is_that_of_the_fine_tuning_too() -> None:
+    paper = FINETUNE_PRESETS["paper"].to_dict()
+    assert spec({"preset": "paper"}).finetune == paper
+    assert spec({"preset": "paper", "finetune": {"epochs": 2}}).finetune == paper | {"epochs": 2}
+    mixed = spec({"preset": "paper", "finetune": {"preset": "default"}})
+    assert mixed.finetune == FINETUNE_PRESETS["default"].to_dict()
 
 
 def test_the_whole_names_every_setting() -> None:
@@ -59,7 +72,7 @@ def test_the_whole_names_every_setting() -> None:
 def test_nothing_given_is_every_default() -> None:
     made = spec()
     assert made.purify == PurifyConfig().to_dict()
-    assert made.finetune == FinetuneConfig().to_dict()
+    assert made.finetune == FINETUNE_PRESETS["default"].to_dict()
     assert made.evaluation == EvaluationConfig().to_dict()
     assert made.gate == GateLimits().to_dict()
     assert (made.seed, made.activate, made.metadata) == (0, "approval", {})

@@ -19,7 +19,7 @@ from PIL import Image
 
 from server.app import create_app
 from server.config import ServerConfig
-from server.data_sets import DataSets, demo_data
+from server.data_sets import DataOptions, DataSets
 from server.engine import Engine
 from server.jobs.service import JobService
 from server.security.keys import SCOPES, KeyRing, Scope, new_secret, record_of
@@ -90,7 +90,7 @@ def job_server(
     store = BlobStore(home / "blobs")
     services = Services(
         files=files,
-        datasets=datasets(files) if datasets else demo_data(files, {}, "insertion"),
+        datasets=datasets(files) if datasets else DataOptions(demo="insertion").open(files),
         jobs=JobService(database, store),
         checkpoints=checkpoints,
         audit=AuditLog(database),
