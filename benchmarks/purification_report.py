@@ -39,9 +39,10 @@ def markdown(facts: Mapping[str, Any], rows: Sequence[Row], *, figure: str) -> s
         f"`{facts['data_sha256'][:12]}`. Seed {facts['seed']}. Fine-tuning: {tuning}.\n",
         "Figures are percent with 95% intervals: Wilson for shares, hybrid Wilson for paired "
         "shares (Bonett and Price) for what is kept. All answers are unmasked. *Clean kept*: "
-        "exact answers to clean images, relative to the poisoned model's. `random` cells mask as "
-        "much as the setting beside them, anywhere; `poisoned-labels` is plain fine-tuning on the "
-        "data as it came; `clean-labels`, the true answers under the same pictures, is the upper "
+        "exact answers to clean images, relative to the poisoned model's. `paper` asks about every "
+        "picture what the paper asks, whatever the sample's question; `paper-own` asks that "
+        "question, as `default` does. `random` cells mask as much as the setting beside them, "
+        "anywhere; `poisoned-labels` is plain fine-tuning on the data as it came; `clean-labels`, the true answers under the same pictures, is the upper "
         "bound. Seconds: purification, then fine-tuning. One seed.\n",
         f"![ASR and what is kept]({figure})\n",
         "## ASR at most 2% and at least 98% of the poisoned model's clean accuracy\n",

@@ -232,7 +232,7 @@ def _rate(rate: Mapping[str, Any]) -> str:
     if rate["value"] is None:
         return "–"
     ends = [_number(rate[end]) if rate[end] is not None else "–" for end in ("low", "high")]
-    return f"{_number(rate['value'])}% [{ends[0]}, {ends[1]}]"
+    return f"{_number(rate['value'])}% [{ends[0]},\N{NO-BREAK SPACE}{ends[1]}]"
 
 
 def _percent(value: float | None) -> str:
