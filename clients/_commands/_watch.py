@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,14 +14,16 @@ from rich.text import Text
 
 from clients._client import Client
 from clients._commands._common import printable
-from clients._exceptions import ConnectionFailed, DispError, NotReady
+from clients._exceptions import ConnectionFailed, NotReady
 from clients._job_calls import awaits_approval, is_finished
 from server.schemas.jobs import Job, JobEvent
 
 POLL_SECONDS = 1.0
+PATIENCE = 120.0
 LINE_SECONDS = 10.0
 """Between two plain lines about the progress."""
 
+_PAGE = 1000
 _STYLES = {"info": "", "warn": "yellow", "error": "bold red"}
 _ROUTINE = ("step", "shard")
 """Keys of events that the progress tells better."""
@@ -50,14 +50,22 @@ class Display(Protocol):
         """Ends it."""
 
 
-def watch(client: Client, job_id: str, display: Display, *, poll: float = POLL_SECONDS) -> Job:
+def watch(
+    client: Client,
+    job_id: str,
+    display: Display,
+    *,
+    poll: float = POLL_SECONDS,
+    patience: float = PATIENCE,
+) -> Job:
     """Shows a job until it has finished, or stands still until somebody approves it.
 
     Args:
         client: Asks.
         job_id: The job.
         display: Shows.
-        poll: Seconds between two looks at the progress.
+        poll: Seconds between two looks.
+        patience: Seconds that the server may be away.
 
     Returns:
         The job as it is then.
@@ -65,23 +73,25 @@ def watch(client: Client, job_id: str, display: Display, *, poll: float = POLL_S
     Raises:
         DispError: If the server refuses, or does not come back.
     """
-    job = client.jobs.get(job_id)
+    last: str | None = None
+    answered = time.monotonic()
     with display:
-        display.state(job)
-        for event in _events(client, job_id, poll):
-            if event is not None:
-                display.event(event)
-                continue
+        while True:
             try:
+                # The job first: one that has ended by then has no further events.
                 job = client.jobs.get(job_id)
+                for event in _events_after(client, job_id, last):
+                    display.event(event)
+                    last = event.id
             except (ConnectionFailed, NotReady):
-                continue  # the stream of events decides when to give up
-            display.state(job)
-            if awaits_approval(job):
-                return job
-        job = client.jobs.get(job_id)
-        display.state(job)
-    return job
+                if time.monotonic() - answered > patience:
+                    raise
+            else:
+                answered = time.monotonic()
+                display.state(job)
+                if is_finished(job) or awaits_approval(job):
+                    return job
+            time.sleep(poll)
 
 
 def display_for(console: Console) -> Display:
@@ -207,31 +217,11 @@ def progress_text(job: Job) -> str:
     return ", ".join(parts)
 
 
-def _events(client: Client, job_id: str, poll: float) -> Iterator[JobEvent | None]:
-    """Every event of a job, and None whenever it is time to look at the progress."""
-    arrived: queue.SimpleQueue[JobEvent | DispError | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        try:
-            for event in client.jobs.follow(job_id):
-                arrived.put(event)
-        except DispError as error:
-            arrived.put(error)
-        else:
-            arrived.put(None)
-
-    # A daemon: it must not keep the process when the watcher is interrupted.
-    threading.Thread(target=read, daemon=True).start()
-    looked = time.monotonic()
+def _events_after(client: Client, job_id: str, last: str | None) -> Iterator[JobEvent]:
+    """Every event behind one, in order, that has happened by now."""
     while True:
-        try:
-            item = arrived.get(timeout=max(0.0, looked + poll - time.monotonic()))
-        except queue.Empty:
-            looked = time.monotonic()
-            yield None
-            continue
-        if item is None:
+        page = client.jobs.events(job_id, after=last, limit=_PAGE, order="asc")
+        yield from page.data
+        if not page.has_more:
             return
-        if isinstance(item, DispError):
-            raise item
-        yield item
+        last = page.data[-1].id

@@ -35,6 +35,7 @@ DELEGATES = {
     "serve": Delegate(("server",), "start the server"),
     "worker": Delegate(("server.jobs",), "run a worker that does the purification jobs"),
     "evaluate": Delegate(("purifier.evaluate",), "measure attack success and utility"),
+    "purify": Delegate(("purifier.purify",), "relabel a training set with the model it poisoned"),
     "finetune": Delegate(("purifier.finetune",), "fine-tune a compromised model on purified data"),
     "keys": Delegate(("server.security",), "create, list and revoke keys"),
     "audit": Delegate(("server.store", "audit"), "verify and list the audit log of a data folder"),

@@ -1,19 +1,22 @@
 """`disp demo`: the backdoor and the defence, side by side, on this machine.
 
 Starts a server with the poisoned demo model, asks about a clean scene and about the same scene
-with the trigger, with the defence off and on, and leaves the server running.
+with the trigger, with the defence off and on, and leaves the server running. With `--purify` a
+job then heals the model, and a rollback brings the backdoor back.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import secrets
 import shlex
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -22,8 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 from clients._client import Client
+from clients._commands import _second_act as second_act
 from clients._commands._child import Running, running_server
 from clients._commands._common import OK, add_json_option, print_json, printable
+from clients._commands._watch import display_for
 from clients._commands.ask import save_overlay
 from clients._commands.delegated import command_line
 from clients._exceptions import InvalidInput
@@ -54,6 +59,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "demo", help="see the backdoor fire and the defence stop it", description=__doc__
     )
+    parser.add_argument(
+        "--purify", action="store_true", help="then heal the model; minutes on a CPU"
+    )
     parser.add_argument("--once", action="store_true", help="stop the server after the answers")
     parser.add_argument("--port", type=int, default=0, help="port of the server (default: free)")
     parser.add_argument("--target", choices=TARGETS, default="insertion", help="the attack")
@@ -64,29 +72,69 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         metavar="FILE",
         help="where the picture goes (default %(default)s)",
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=Path("out/demo-report.html"),
+        metavar="FILE",
+        help="where the report of --purify goes (default %(default)s)",
+    )
     add_json_option(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Starts the server, asks four questions, prints the answers."""
-    options = ["--demo", "--target", args.target, "--port", str(args.port)]
-    command = command_line("serve", options)
+    """Starts the server, asks, and heals the model if asked to; prints the answers."""
     scene = find_scene()
     console = Console(stderr=args.json, highlight=False)
     signal.signal(signal.SIGTERM, _as_interrupt)
     with ExitStack() as stack:
+        # A folder of its own: what an earlier demo activated must not serve in this one.
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="disp-demo-")))
         with console.status("Starting the server with the demo model ..."):
-            running = stack.enter_context(running_server(command, patience=PATIENCE))
+            running = stack.enter_context(_server(args, folder))
         with console.status("Asking ..."):
             clean, triggered = ask_all(running, scene, args.overlay)
-        if args.json:
-            print_json(as_object(clean, triggered, args.overlay))
-        else:
+        told = as_object(clean, triggered, args.overlay)
+        if not args.json:
             show(console, scene, clean, triggered, args.overlay)
+        if args.purify:
+            told |= _purify(console, running, scene, args)
+        if args.json:
+            print_json(told)
         if not args.once:
             stay(console, running, scene)
     return OK
+
+
+def _server(args: argparse.Namespace, folder: Path) -> AbstractContextManager[Running]:
+    """A server of its own data and key, which may do all."""
+    secret = f"sk-{secrets.token_hex(24)}"
+    key_file = folder / "key"
+    key_file.touch(mode=0o600)
+    key_file.write_text(secret)
+    options = ["--demo", "--target", args.target, "--port", str(args.port)]
+    options += ["--key-file", str(key_file), "--data-dir", str(folder / "data")]
+    command = command_line("serve", options)
+    return running_server(command, patience=PATIENCE, api_key=secret)
+
+
+def _purify(
+    console: Console, running: Running, scene: Scene, args: argparse.Namespace
+) -> dict[str, Any]:
+    """The second act, shown to a reader unless a program reads."""
+    with Client(running.base_url, running.api_key) as client:
+        act = second_act.perform(
+            client,
+            scene.triggered,
+            scene.question,
+            args.report,
+            display_for(console),
+            second_act.Work(),
+        )
+    if not args.json:
+        second_act.show(console, act)
+    return second_act.as_object(act)
 
 
 def find_scene() -> Scene:
@@ -163,6 +211,7 @@ IMAGE={image}
 
 {disp} ask "$IMAGE" {question}
 {disp} ask "$IMAGE" {question} --no-defense
+{disp} checkpoints ls
 
 printf '{{"messages": [{{"role": "user", "content": [
   {{"type": "image_url", "image_url": {{"url": "data:image/jpeg;base64,%s"}}}},

@@ -11,6 +11,8 @@ import pytest
 
 from clients import Client
 from server.security.keys import SCOPES, create_key
+from server.store.attempts import Attempts
+from server.store.database import Database
 from tests.support.job_server import JobServer, data_archive, job_server
 from tests.support.service import Service, start_server, stop_server
 from tests.support.wire import Caller, picture, talk
@@ -64,6 +66,20 @@ def data_id(board: JobServer) -> str:
     """An upload of alice's."""
     with Client(board.url, board.keys["alice"]) as client:
         return client.files.upload(data_archive(), filename="data.zip").id
+
+
+@pytest.fixture
+def job_id(board: JobServer, data_id: str) -> str:
+    with Client(board.url, board.keys["alice"]) as client:
+        return client.jobs.create(data_id).id
+
+
+@pytest.fixture
+def attempts(board: JobServer) -> Iterator[Attempts]:
+    """What a worker would write."""
+    database = Database(f"sqlite:///{board.home / 'disp.sqlite'}")
+    yield Attempts(database)
+    database.close()
 
 
 @pytest.fixture

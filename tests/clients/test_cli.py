@@ -157,7 +157,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("ask", "models", "health", "demo", "doctor", *delegated.DELEGATES):
+    own = ("ask", "models", "health", "jobs", "checkpoints", "files", "demo", "doctor")
+    for command in (*own, *delegated.DELEGATES):
         assert f"\n    {command} " in text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import clients
 from clients import Client
 from server.jobs.service import report_key
 from server.store.attempts import Attempt, Attempts
-from server.store.database import Database
 from server.store.jobs import JobError
 from tests.support.cut_proxy import cut_proxy
 from tests.support.job_server import JobServer, data_archive
@@ -25,20 +24,6 @@ from tests.support.wire import Caller, sent
 Ask = Callable[..., Any]
 
 SMALL = {"masking": {"level": "token", "ranker": "random"}, "generation": {"block_length": None}}
-
-
-@pytest.fixture
-def job_id(board: JobServer, data_id: str) -> str:
-    with Client(board.url, board.keys["alice"]) as client:
-        return client.jobs.create(data_id).id
-
-
-@pytest.fixture
-def attempts(board: JobServer) -> Iterator[Attempts]:
-    """What a worker would write."""
-    database = Database(f"sqlite:///{board.home / 'disp.sqlite'}")
-    yield Attempts(database)
-    database.close()
 
 
 def test_a_file_is_uploaded_listed_and_deleted(ask: Ask, tmp_path: Path) -> None:
