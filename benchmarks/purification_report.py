@@ -42,8 +42,9 @@ def markdown(facts: Mapping[str, Any], rows: Sequence[Row], *, figure: str) -> s
         "exact answers to clean images, relative to the poisoned model's. `paper` asks about every "
         "picture what the paper asks, whatever the sample's question; `paper-own` asks that "
         "question, as `default` does. `random` cells mask as much as the setting beside them, "
-        "anywhere; `poisoned-labels` is plain fine-tuning on the data as it came; `clean-labels`, the true answers under the same pictures, is the upper "
-        "bound. Seconds: purification, then fine-tuning. One seed.\n",
+        "anywhere; `poisoned-labels` is plain fine-tuning on the data as it came; `clean-labels`, "
+        "the true answers under the same pictures, is the upper bound. Seconds: purification, "
+        "then fine-tuning. One seed.\n",
         f"![ASR and what is kept]({figure})\n",
         "## ASR at most 2% and at least 98% of the poisoned model's clean accuracy\n",
         bar_list(rows, list(facts["poisoned"])),
