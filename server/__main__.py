@@ -15,8 +15,9 @@ from purifier.lab.demo import checkpoint_path
 from purifier.lab.targets import TargetName
 from server.config import MEGABYTE, ModelSource, ServerConfig, StartError, UploadLimits
 from server.data_sets import DataOptions, parse_roots
+from server.devices import default_device, default_dtype
 from server.security.keys import DEMO_SCOPES, KeyRing, new_secret, record_of
-from server.serve import KeySource, authenticator, default_device, serve
+from server.serve import KeySource, authenticator, serve
 from server.store.home import Home, find_root
 
 _DEFENSE = ("level", "ratio", "ranker", "threshold", "probes", "pooling", "top_k")
@@ -70,6 +71,9 @@ def _serve_parser() -> argparse.ArgumentParser:
         default="auto",
         help="in-place never holds two models in memory",
     )
+    data.add_argument(
+        "--no-worker", action="store_true", help="leave the jobs to `disp worker` processes"
+    )
     data.add_argument("--store", help="URL of the store all workers share (the data folder)")
     data.add_argument(
         "--dataset-root",
@@ -113,6 +117,7 @@ def _serve(args: argparse.Namespace) -> int:
         masking=_masking(args),
         upload=UploadLimits(file_bytes=_bytes(args.max_upload)),
         swap="in_place" if args.swap == "in-place" else "auto",
+        worker=not args.no_worker,
         insecure_no_auth=args.insecure_no_auth,
     )
     if args.target and not args.demo:
@@ -123,7 +128,7 @@ def _serve(args: argparse.Namespace) -> int:
     if secret is not None:
         print(f"key: {secret}", flush=True)
     device = args.device or default_device()
-    dtype = args.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    dtype = args.dtype or default_dtype(device)
     home = Home.at(find_root(args.data_dir, demo=args.demo), args.database_url)
     demo: TargetName | None = (args.target or _TARGETS[0]) if args.demo else None
     roots = parse_roots(args.dataset_root, args.dataset_images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass
 
 from server.config import ModelSource, ServerConfig, StartError
@@ -9,6 +11,7 @@ from server.data_sets import DataOptions
 from server.deployer import Deployer
 from server.engine import Engine
 from server.engine.slot import ModelSlot
+from server.jobs.child import WorkerChild, worker_command
 from server.jobs.service import JobService
 from server.services import Services
 from server.store.audit import AuditLog
@@ -59,6 +62,7 @@ def assemble(model: ModelSource, config: ServerConfig, home: Home, data: DataOpt
         masking=config.masking,
     )
     deployer.attach(engine)
+    worker = _worker(model, home, data, database) if config.worker else None
     files = FileStore(database, home.files, config.upload)
     services = Services(
         files=files,
@@ -67,5 +71,19 @@ def assemble(model: ModelSource, config: ServerConfig, home: Home, data: DataOpt
         checkpoints=store,
         deployer=deployer,
         audit=AuditLog(database),
+        worker=worker,
     )
     return Assembly(engine, services, Watcher(deployer, Deployments(database)), database)
+
+
+def _worker(model: ModelSource, home: Home, data: DataOptions, database: Database) -> WorkerChild:
+    """The worker beside this server, on the same device."""
+    command = worker_command(
+        data_dir=str(home.root),
+        database_url=home.url,
+        store=data.store,
+        device=model.device,
+        dtype=model.dtype,
+        name=f"{socket.gethostname()[:80]}-server-{os.getpid()}",
+    )
+    return WorkerChild(command, database)

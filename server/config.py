@@ -82,6 +82,7 @@ class ServerConfig:
         generation: Denoising settings a request starts from.
         masking: The defence a request starts from.
         swap: Whether two models may be in memory at once where they fit, or never.
+        worker: Start a worker beside the server while there are jobs to do.
         insecure_no_auth: Serve without keys; only on a loopback address.
     """
 
@@ -100,6 +101,7 @@ class ServerConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     swap: Literal["auto", "in_place"] = "auto"
+    worker: bool = True
     insecure_no_auth: bool = False
 
     def __post_init__(self) -> None:

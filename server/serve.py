@@ -12,7 +12,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import torch
 import uvicorn
 
 from purifier.errors import PurifierError
@@ -94,13 +93,6 @@ def authenticator(source: KeySource, config: ServerConfig) -> Authenticator | No
     return AnyOf(sources)
 
 
-def default_device() -> str:
-    """The best device of this machine."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def serve(
     model: ModelSource,
     config: ServerConfig,
@@ -123,10 +115,15 @@ def serve(
     with listener:
         parts = assemble(model, config, home, data)
         parts.watcher.start()
+        worker = parts.services.worker
+        if worker is not None:
+            worker.start()
         try:
             return _answer(parts, config, keys, listener)
         finally:
             parts.watcher.stop()
+            if worker is not None:
+                worker.stop()
             parts.database.close()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from server.data_sets import DataSets
 from server.deployer import Deployer
+from server.jobs.child import WorkerChild
 from server.jobs.service import JobService
 from server.store.audit import AuditLog
 from server.store.checkpoints import CheckpointStore
@@ -23,6 +24,7 @@ class Services:
         checkpoints: Staged and served checkpoints.
         deployer: Puts checkpoints into the engine.
         audit: Who did what.
+        worker: The worker beside this server.
     """
 
     files: FileStore | None = None
@@ -31,3 +33,4 @@ class Services:
     checkpoints: CheckpointStore | None = None
     deployer: Deployer | None = None
     audit: AuditLog | None = None
+    worker: WorkerChild | None = None

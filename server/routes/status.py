@@ -8,7 +8,7 @@ import sys
 from fastapi import APIRouter, Depends
 
 from server.errors import NotReady
-from server.routes.access import EngineHere, Require
+from server.routes.access import EngineHere, Require, ServicesHere
 from server.schemas import EngineStatus
 
 router = APIRouter(prefix="/v1/status", dependencies=[Depends(Require("models:admin"))])
@@ -17,7 +17,7 @@ _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @router.get("")
-async def status(engine: EngineHere) -> EngineStatus:
+async def status(engine: EngineHere, services: ServicesHere) -> EngineStatus:
     """Reports the engine's state and counters."""
     counters = engine.counters
     try:
@@ -35,4 +35,6 @@ async def status(engine: EngineHere) -> EngineStatus:
         cancelled=counters.cancelled,
         refused=engine.refused,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT,
+        worker=None if services.worker is None else services.worker.state,
+        worker_restarts=0 if services.worker is None else services.worker.restarts,
     )

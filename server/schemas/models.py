@@ -30,6 +30,8 @@ class EngineStatus(BaseModel):
 
     `admitted` counts the requests that reached the engine's queue; each of them ends in
     `completed`, `failed` or `cancelled`. Memory is the process' resident set, in bytes.
+    `worker` is the process that does the jobs beside this server: `idle` without work, `running`,
+    `failed` while it waits to be started again, or null with `--no-worker`.
     """
 
     object: Literal["status"] = "status"
@@ -43,6 +45,8 @@ class EngineStatus(BaseModel):
     cancelled: int
     refused: int
     peak_memory_bytes: int
+    worker: Literal["idle", "running", "failed"] | None = None
+    worker_restarts: int = 0
 
 
 class Health(BaseModel):
