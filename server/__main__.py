@@ -16,7 +16,7 @@ from purifier.lab.targets import TargetName
 from server.config import MEGABYTE, ModelSource, ServerConfig, StartError, UploadLimits
 from server.data_sets import DataOptions, parse_roots
 from server.devices import default_device, default_dtype
-from server.security.keys import DEMO_SCOPES, KeyRing, new_secret, record_of
+from server.security.keys import SCOPES, KeyRing, new_secret, record_of
 from server.serve import KeySource, authenticator, serve
 from server.store.home import Home, find_root
 
@@ -123,7 +123,7 @@ def _serve(args: argparse.Namespace) -> int:
     if args.target and not args.demo:
         raise StartError("--target chooses a demo model; give --demo with it.")
     secret = new_secret() if args.demo and not _has_keys(args) else None
-    extra = None if secret is None else KeyRing([record_of(secret, "demo", DEMO_SCOPES)])
+    extra = None if secret is None else KeyRing([record_of(secret, "demo", SCOPES)])
     keys = authenticator(KeySource(args.keys_file, args.key_file, extra), config)
     if secret is not None:
         print(f"key: {secret}", flush=True)

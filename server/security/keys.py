@@ -25,7 +25,6 @@ Scope = Literal[
     "infer", "infer:undefended", "jobs:read", "jobs:write", "models:admin", "audit:read"
 ]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-DEMO_SCOPES: tuple[Scope, ...] = ("infer", "infer:undefended")
 
 _VERSION = 1
 _LONGEST_SECRET = 512
