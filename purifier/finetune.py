@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from purifier.data.dataset import DataSet, open_dataset
 from purifier.errors import PurifierError
 from purifier.mdlm.registry import checkpoint_id, load_mdlm
@@ -72,6 +74,7 @@ def finetune(
     dataset = open_dataset(spec.data, images=spec.images)
     run = run_hash(spec, dataset)
     if finished(spec.output, run):
+        (spec.work / STATE_FILE).unlink(missing_ok=True)
         emit({"event": "done", "checkpoint": checkpoint_id(spec.output)})
         return spec.output
     mdlm = load_mdlm(spec.checkpoint, base=spec.base, device=processes.device, dtype=spec.dtype)
@@ -103,6 +106,7 @@ def finetune(
         raise Stopped
     if processes.first:
         _write(spec, trainer, dataset, run)
+        (spec.work / STATE_FILE).unlink(missing_ok=True)
         emit({"event": "done", "checkpoint": checkpoint_id(spec.output)})
     processes.wait()
     return spec.output
@@ -161,6 +165,8 @@ def _one_process(spec: FinetuneSpec) -> int:
     """One of the training's processes, under a launcher or alone."""
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    if spec.device.startswith("cuda"):
+        torch.use_deterministic_algorithms(True, warn_only=True)
     processes = join(spec.device)
     emit: Emit = EventFile(spec.work / EVENTS_FILE) if processes.first else lambda event: None
     try:

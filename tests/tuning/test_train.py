@@ -194,6 +194,7 @@ def test_the_rate_rises_and_falls() -> None:
 def test_a_finished_run_is_not_repeated(spec: FinetuneSpec) -> None:
     run(spec)
     before = (spec.output / "delta.json").stat().st_mtime_ns
+    assert not (spec.work / "state.safetensors").exists()
     assert [event["event"] for event in run(spec)] == ["done"]
     assert (spec.output / "delta.json").stat().st_mtime_ns == before
     manifest = json.loads((spec.output / "delta.json").read_text())
