@@ -187,7 +187,8 @@ def shard_rows(manifest: dict[str, Any], store: BlobStore) -> list[PurifiedRow]:
         raise BlobDamaged(f"{manifest['file']} is missing.") from None
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise BlobDamaged(f"{manifest['file']} was altered or damaged.")
-    return [PurifiedRow.from_json(line) for line in content.decode().splitlines()]
+    # Split as bytes: text would also be split at line separators inside an answer.
+    return [PurifiedRow.from_json(line.decode()) for line in content.splitlines()]
 
 
 def merge(job: Job, store: BlobStore, scratch: Path, check: Check) -> dict[str, Any]:
