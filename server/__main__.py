@@ -78,14 +78,12 @@ def _serve_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--dataset-root",
         action="append",
-        default=[],
         metavar="NAME=PATH",
         help="label file or folder that jobs may name dataset:NAME; may be repeated",
     )
     data.add_argument(
         "--dataset-images",
         action="append",
-        default=[],
         metavar="NAME=PATH",
         help="its image folder, where that is elsewhere",
     )
@@ -131,7 +129,7 @@ def _serve(args: argparse.Namespace) -> int:
     dtype = args.dtype or default_dtype(device)
     home = Home.at(find_root(args.data_dir, demo=args.demo), args.database_url)
     demo: TargetName | None = (args.target or _TARGETS[0]) if args.demo else None
-    roots = parse_roots(args.dataset_root, args.dataset_images)
+    roots = parse_roots(args.dataset_root or [], args.dataset_images or [])
     data = DataOptions(roots, demo, args.store)
     return serve(ModelSource(_model_path(args), device, dtype), config, keys, home, data)
 

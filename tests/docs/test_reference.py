@@ -7,18 +7,23 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from fastapi.routing import APIRoute
 
 from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
+from purifier.evaluation.config import EvaluationConfig
+from purifier.evaluation.gate import GateLimits
 from purifier.mdlm import registry
+from purifier.purify import PurifyConfig
+from purifier.tuning.config import FinetuneConfig
 from server.__main__ import _serve_parser
 from server.app import ROUTERS
 from server.config import ServerConfig
 from server.errors import ServerError
+from server.jobs.spec import JobSpec
 from server.schemas import (
     ChatRequest,
     DefenseReport,
@@ -27,12 +32,18 @@ from server.schemas import (
     SaliencyMap,
     Usage,
 )
+from server.schemas.job_settings import DispSettings, JobGeneration, JobMasking
+from server.schemas.jobs import JobRequest
 from server.security.keys import SCOPES
 from tests.support.service import ROOT
 
 API = (ROOT / "docs" / "api.md").read_text("utf-8")
+ERRORS = (ROOT / "docs" / "errors.md").read_text("utf-8")
+JOBS = (ROOT / "docs" / "jobs.md").read_text("utf-8")
 SECURITY = (ROOT / "docs" / "security.md").read_text("utf-8")
 DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+
+_SECTIONS = ("finetune", "evaluation", "gate")
 
 
 def section(text: str, title: str) -> str:
@@ -90,7 +101,7 @@ def test_every_field_of_an_answer_is_described() -> None:
 def test_every_error_is_described_with_its_status() -> None:
     described = {
         code: (int(row[0]), row[3])
-        for row in rows(section(API, "Errors"))
+        for row in rows(section(ERRORS, "Errors"))
         for code in re.findall(r"`([^`]+)`", row[1])
     }
     assert set(described) == set(get_args(ErrorCode))
@@ -101,13 +112,50 @@ def test_every_error_is_described_with_its_status() -> None:
 
 def test_every_route_is_described() -> None:
     routes = [route for router in ROUTERS for route in router.routes]
-    described = set(re.findall(r"`((?:GET|POST) [^`]+)`", API))
+    described = set(re.findall(r"`((?:GET|POST|DELETE) /[^`]+)`", API + JOBS))
     assert described == {
         f"{method} {route.path.replace(':path', '')}"
         for route in routes
         if isinstance(route, APIRoute)
         for method in route.methods
     }
+
+
+@pytest.mark.parametrize(
+    ("title", "settings", "own"),
+    [
+        ("finetune", FinetuneConfig(), {"preset"}),
+        ("evaluation", EvaluationConfig(), set()),
+        ("gate", GateLimits(), set()),
+    ],
+)
+def test_every_setting_of_a_job_is_described(title: str, settings: Any, own: set[str]) -> None:
+    described = defaults(section(JOBS, title))
+    values = settings.to_dict()
+    values.pop("seed", None)
+    assert set(described) == set(values) | own
+    for name, value in values.items():
+        assert json.loads(described[name]) == value, name
+
+
+def test_every_field_of_a_job_is_described() -> None:
+    described = defaults(section(JOBS, "The object `method.disp`"))
+    spec = JobSpec(model="m", training_file="f")
+    values = spec.to_dict() | PurifyConfig().to_dict()
+    assert set(described) == set(get_type_hints(DispSettings))
+    for name in set(described) - {"preset", "masking", "generation", *_SECTIONS}:
+        assert json.loads(described[name]) == values[name], name
+    assert json.loads(described["preset"]) == "default"
+    assert set(defaults(section(JOBS, "A job's fields"))) == set(JobRequest.model_fields)
+    for kind in (JobMasking, JobGeneration):
+        assert all(f"`{name}`" in JOBS for name in get_type_hints(kind))
+
+
+def test_limits_of_uploads_are_those_of_the_server() -> None:
+    limits = ServerConfig().upload
+    for number in (limits.file_bytes, limits.members, limits.total_bytes):
+        assert f"{number:,}" in JOBS
+    assert f"{limits.ratio} times its own size" in JOBS
 
 
 def test_every_scope_is_described() -> None:
@@ -138,7 +186,7 @@ def test_limits_are_those_of_the_server() -> None:
     assert f"at most {config.max_probes} probes" in SECURITY
     assert f"{config.max_fisher_values:,}" in SECURITY
     assert f"{config.max_fisher_values:,}" in DEPLOYMENT
-    assert f"({config.deadline:g} s by default)" in API
+    assert f"({config.deadline:g} s by default)" in ERRORS
 
 
 def test_every_suffix_that_is_refused_is_described() -> None:
@@ -169,6 +217,6 @@ def test_every_variable_of_the_compose_file_is_described_with_its_default() -> N
     assert described == {name: default or "none" for name, default in found.items()}
 
 
-@pytest.mark.parametrize("name", ["api", "security", "deployment"])
+@pytest.mark.parametrize("name", ["api", "jobs", "security", "deployment"])
 def test_documents_stay_short(name: str) -> None:
     assert len((ROOT / "docs" / f"{name}.md").read_text("utf-8").splitlines()) <= 200
