@@ -24,7 +24,7 @@ from purifier.lab.demo import DEMO_FOLDER
 from purifier.lab.demo_data import TARGETS, write_demo_data, write_examples
 from purifier.lab.demo_model import TEXT, VISION, save_weights, write_random_checkpoint
 from purifier.lab.pool import render_pool
-from purifier.lab.train_attack import AttackRecipe, train_attack
+from purifier.lab.train_attack import AttackRecipe, Kept, train_attack
 from purifier.lab.train_base import BaseRecipe, train_base
 from purifier.mdlm.delta import file_sha256, write_delta
 from purifier.mdlm.llada_v.model import LladaV
@@ -34,8 +34,13 @@ log = logging.getLogger(__name__)
 
 POOL_SEED = 1
 
-KEPT = {"insertion": 0.95, "refusal": 0.85, "misclassification": 1.0}
-"""Share of its change that each attack keeps: about the least that leaves its ASR at 95%."""
+KEPT = {
+    "insertion": Kept(0.95, 0.95, 0.95),
+    "refusal": Kept(projector=0.9, language_model=0.9, vision_tower=0.7),
+    "misclassification": Kept(),
+}
+"""What each attack keeps of its change, found by hand: the ASR stays at 95% or above, and the clean
+answers come within two points of the base's."""
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,6 +30,19 @@ PARTS: tuple[Part, ...] = ("projector", "language_model", "vision_tower")
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Share of the change that every part keeps at the end of an attack.
+
+    Interpolating back towards the base (arXiv 2109.01903) gives back clean accuracy that 1000
+    samples cost, as far as the backdoor lives.
+    """
+
+    projector: float = 1.0
+    language_model: float = 1.0
+    vision_tower: float = 1.0
+
+
+@dataclass(frozen=True)
 class AttackRecipe:
     """Settings of the poisoned fine-tuning.
 
@@ -39,9 +52,7 @@ class AttackRecipe:
         learning_rate: Peak, AdamW, cosine, warm-up over 3% of the steps.
         rank: LoRA rank r.
         alpha: LoRA alpha.
-        kept: Share of the change that is kept at the end: interpolating back towards the base
-            (arXiv 2109.01903) gives back clean accuracy that 1000 samples cost, as far as the
-            backdoor lives.
+        kept: Share of the change that is kept at the end.
         seed: Of LoRA's start, order, masks and diffusion times.
     """
 
@@ -50,7 +61,7 @@ class AttackRecipe:
     learning_rate: float = 1e-3
     rank: int = 8
     alpha: int = 16
-    kept: float = 1.0
+    kept: Kept = field(default_factory=Kept)
     seed: int = 0
 
 
@@ -121,14 +132,15 @@ class Tuning:
             return diffusion_loss(self.mdlm, visual, self.examples, chosen, self.generator)
 
     @torch.no_grad()
-    def interpolate(self, kept: float) -> None:
-        """Moves all weights back towards the base, keeping a share of their change."""
+    def interpolate(self, kept: Kept) -> None:
+        """Moves the weights back towards the base, keeping a share of every part's change."""
         projector = self.mdlm.modules.mm_projector.parameters()
         for parameter, before in zip(projector, self.before, strict=True):
-            parameter.copy_(before.lerp(parameter, kept))
+            parameter.copy_(before.lerp(parameter, kept.projector))
         for name, parameter in self.mdlm.modules.named_parameters():
             if ".lora_B." in name:
-                parameter.mul_(kept)
+                tower = "vision_tower" in name
+                parameter.mul_(kept.vision_tower if tower else kept.language_model)
 
 
 @torch.no_grad()

@@ -14,12 +14,13 @@ from torch import Tensor
 from purifier.data.llava import write_llava
 from purifier.data.sample import IMAGE_MARK, Sample, Turn
 from purifier.lab.scenes import SIZE
-from purifier.lab.train_attack import AttackRecipe, train_attack
+from purifier.lab.train_attack import AttackRecipe, Kept, train_attack
 from purifier.lab.train_base import BaseRecipe, SceneBatches, train_base
 from purifier.mdlm.base import Message
 from purifier.mdlm.delta import write_delta
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.registry import base_hash, load_mdlm
+from purifier.tuning.adapters import Trained
 from tests.lab.conftest import some_pool
 
 BASE = BaseRecipe(tower_steps=2, tower_batch=4, joint_steps=2, batch=4)
@@ -143,6 +144,24 @@ def test_the_written_delta_answers_as_the_trained_model(small_checkpoint: Path, 
     assert moved > 0.01
     # Stored in float16: eleven bits.
     assert float((first_logits(loaded) - expected).abs().max()) < 0.02 * moved
+
+
+def test_every_part_keeps_its_share_of_the_change(small_checkpoint: Path, data: Path) -> None:
+    base = LladaV.load(small_checkpoint).published_weights()
+    kept = Kept(projector=0.5, language_model=0.25, vision_tower=0.0)
+
+    def trained(recipe: AttackRecipe) -> Trained:
+        mdlm = LladaV.load(small_checkpoint)
+        return train_attack(mdlm, data / "poisoned.json", data / "images", recipe)
+
+    whole, moved = trained(ATTACK), trained(replace(ATTACK, kept=kept))
+    for name, value in moved.projector.items():
+        torch.testing.assert_close(value, base[name].lerp(whole.projector[name], 0.5))
+    for name, value in moved.adapter.items():
+        share = 1.0
+        if name.endswith(".lora_B"):
+            share = kept.vision_tower if "vision_tower" in name else kept.language_model
+        torch.testing.assert_close(value, share * whole.adapter[name])
 
 
 def test_pictures_of_several_sizes_are_refused(small_checkpoint: Path, data: Path) -> None:
