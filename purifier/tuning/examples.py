@@ -107,7 +107,7 @@ class TrainingRows:
         self._tower = "vision_tower" in config.parts
         self._room = config.cache_mb * 2**20
         self._kept: dict[int, tuple[TrainingImage, ...]] = {}
-        self._samples: list[Sample] = []
+        self._samples: dict[int, Sample] = {}
         self._texts: list[Text] = []
         self.bad: list[BadRow] = []
         for row in dataset.rows():
@@ -144,13 +144,15 @@ class TrainingRows:
         inputs = dialogue.inputs
         room = mdlm.max_length - inputs.length
         text = text_of(dialogue, self._config, eot=mdlm.tokens.eot, room=room)
+        index = len(self)
         if self._room > 0:
             images = self._encode(inputs.images)
             self._room -= sum(image.features.nbytes for image in images)
             if self._room >= 0:
-                self._kept[len(self._texts)] = images
+                self._kept[index] = images
+        if index not in self._kept:
+            self._samples[index] = sample
         self._texts.append(text)
-        self._samples.append(sample)
         return None
 
     def _prepare(self, sample: Sample) -> Dialogue:

@@ -11,6 +11,7 @@ Exit status: 0 done, 75 stopped with the state saved, 1 failed (the last event s
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -120,12 +121,20 @@ def command(spec_file: Path, device: str, processes: int) -> list[str]:
         # for several GPUs.
         words = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         return [sys.executable, "-P", "-m", *words, *training]
-    words = ["accelerate.commands.launch", "--num_machines", "1", "--dynamo_backend", "no"]
-    words += ["--num_processes", str(processes), "--mixed_precision", "no"]
-    if device.startswith("cuda"):
-        words += ["--multi_gpu"] if processes > 1 else []
-    else:
-        words += ["--cpu"]
+    # Its own settings, or those of the user's other trainings would be taken.
+    settings = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU" if processes > 1 else "NO",
+        "use_cpu": not device.startswith("cuda"),
+        "num_processes": processes,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "mixed_precision": "no",
+        "debug": False,
+    }
+    file = spec_file.with_name("accelerate.json")
+    file.write_text(json.dumps(settings) + "\n")
+    words = ["accelerate.commands.launch", "--config_file", str(file)]
     return [sys.executable, "-P", "-m", *words, *training]
 
 
