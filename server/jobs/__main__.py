@@ -17,6 +17,7 @@ from server.devices import default_device, default_dtype
 from server.jobs.memory import MemoryShort, require_memory
 from server.jobs.upkeep import Timings
 from server.jobs.worker import JobWorker, WorkerConfig, default_name
+from server.store.database import DatabaseError
 from server.store.home import Home, HomeError, find_root
 from server.store.workers import NameTaken
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.model is not None:
             require_memory(args.model, config.device, config.dtype)
         JobWorker(config).run(stop)
-    except (NameTaken, MemoryShort, HomeError) as error:
+    except (NameTaken, MemoryShort, HomeError, DatabaseError) as error:
         print(f"error: {error}", file=sys.stderr)
     except CheckpointError as error:
         print(f"error: {error.message}", file=sys.stderr)

@@ -17,7 +17,7 @@ from dbos import DBOS, DBOSConfig
 from dbos import DBOSPortableJSONSerializer as JsonSerializer
 
 from server.jobs.activation import Activation
-from server.jobs.memory import require_memory
+from server.jobs.memory import MemoryShort, require_memory
 from server.jobs.stages import Equipment, Stages
 from server.jobs.steps import TAKEOVERS, StepRunner
 from server.jobs.upkeep import Timings, Upkeep
@@ -25,7 +25,7 @@ from server.jobs.workflow import APPLICATION_VERSION, DEVICE_QUEUE, JOBS_QUEUE, 
 from server.store.attempts import Attempts
 from server.store.blobs import open_store
 from server.store.checkpoints import CheckpointStore
-from server.store.database import Database
+from server.store.database import open_database
 from server.store.home import Home
 from server.store.jobs import ACTIVE, JobStore
 from server.store.workers import WorkerTable
@@ -76,19 +76,21 @@ class JobWorker:
     Raises:
         NameTaken: If a worker of this name is alive.
         MemoryShort: If the device cannot hold the model of a job that waits.
+        DatabaseError: If the database cannot be used.
+        HomeError: If the data folder cannot be used.
     """
 
     def __init__(self, config: WorkerConfig, make_stages: Callable[..., Stages] = Stages) -> None:
         self._config = config
         home = config.home.create()
-        self._database = Database(home.database_url)
-        self._database.create_tables()
+        self._database = open_database(home.database_url)
         self._jobs = JobStore(self._database)
+        self._attempts = Attempts(self._database)
         self._check_memory()
         self._workers = WorkerTable(self._database, patience=config.timings.patience)
         self._executor = self._workers.register(config.name, config.device)
         self._scratch = Path(tempfile.mkdtemp(prefix="disp-worker-"))
-        attempts = Attempts(self._database)
+        attempts = self._attempts
         self._runner = StepRunner(self._jobs, attempts, takeovers=config.takeovers)
         stages = make_stages(
             open_store(home, config.store),
@@ -134,7 +136,11 @@ class JobWorker:
         """Says at once if this device cannot do a job that waits for a worker."""
         config = self._config
         for job in self._jobs.list(limit=100, statuses=ACTIVE):
-            require_memory(Path(str(job.sources["model"])), config.device, config.dtype)
+            try:
+                require_memory(Path(str(job.sources["model"])), config.device, config.dtype)
+            except MemoryShort as error:
+                self._attempts.refused(job.id, config.name, str(error))
+                raise
 
     @staticmethod
     def _end() -> None:

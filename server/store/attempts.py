@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select, update
 
 from server.store.database import Database
 from server.store.events import EventType, append_event
-from server.store.job_tables import jobs, shards, starts
+from server.store.job_tables import events, jobs, shards, starts
 from server.store.jobs import ACTIVE, APPROVAL, JobError, JobStatus
 
 
@@ -148,6 +148,17 @@ class Attempts:
             _locked(connection, attempt)
             kind: EventType = "metrics" if metrics else "message"
             append_event(connection, attempt.job_id, message, type=kind, data=data)
+
+    def refused(self, job_id: str, worker: str, reason: str) -> None:
+        """Notes, once for every worker, that a worker cannot do a job that waits."""
+        message = f"Worker {worker} cannot do this job: {reason}"
+        with self._database.transaction() as connection:
+            told = select(events.c.number).where(
+                events.c.job_id == job_id,
+                events.c.message.startswith(f"Worker {worker} cannot", autoescape=True),
+            )
+            if connection.execute(told).first() is None:
+                append_event(connection, job_id, message, level="warn", data={"worker": worker})
 
     def planned(self, attempt: Attempt, rows: int, message: str, data: Mapping[str, Any]) -> None:
         """Notes the number of rows to relabel.

@@ -112,7 +112,7 @@ def running_forge(checkpoint: Path) -> Iterator[Forge]:
         process.stdout.close()
 
 
-def wait_for(condition: Any, what: str, seconds: float = 120.0) -> Any:
+def wait_for(condition: Any, what: str, seconds: float = 90.0) -> Any:
     """Waits for a condition; returns its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
