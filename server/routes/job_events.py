@@ -77,15 +77,13 @@ async def _follow(
     """Every event after one, as it happens, until the job has finished or the server stops."""
     quiet = 0.0
     while True:
-        # Read before the events: a job that has finished by now has no more of them.
-        finished = (await run_sync(jobs.get, job_id)).finished
-        found = await run_sync(_after, jobs, job_id, after)
-        for event in found:
-            yield _encoded(event)
-            after, quiet = event.number, 0.0
-        if found:
+        job = await run_sync(jobs.get, job_id)
+        if job.last_event > after:
+            for event in await run_sync(_after, jobs, job_id, after):
+                yield _encoded(event)
+                after, quiet = event.number, 0.0
             continue
-        if finished:
+        if job.finished:
             yield format_sse_event(data_str="[DONE]")
             return
         if engine.state in ("draining", "stopped"):

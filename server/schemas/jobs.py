@@ -13,6 +13,7 @@ JobStatus = Literal[
     "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
 ]
 DataId = Annotated[str, Field(min_length=1, max_length=128)]
+ModelId = Annotated[str, Field(min_length=1, max_length=255)]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -37,7 +38,7 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: DataId = "default"
+    model: ModelId = "default"
     training_file: DataId
     validation_file: DataId | None = None
     method: Method = Field(default_factory=Method)
