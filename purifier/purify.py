@@ -1,9 +1,174 @@
-"""Purifies a data set with the compromised model itself."""
+"""Purifies a data set: `disp purify DATA --model PATH --out DIR --policy flag_then_relabel`.
+
+The compromised model itself answers the questions of its own training set again, with the most
+salient visual evidence masked, and its answers take the place of the labels. The result lies in
+DIR in the format of DATA, beside it `side.parquet`: what happened to every row.
+
+With `--target` the shipped demo is purified (its data and poisoned model are the defaults), and
+the labels are compared with the clean ones.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, get_args
+
+from purifier.data.audit import BadRowLimit
+from purifier.data.dataset import open_dataset
+from purifier.data.llava import read_llava
+from purifier.data.sample import Sample
+from purifier.defense.config import Level, RankerName
+from purifier.errors import InvalidSetting, PurifierError
+from purifier.evaluation.report import markdown_table, percent
+from purifier.lab.demo import DATA_FOLDER, checkpoint_path
+from purifier.lab.targets import TargetName, target_by_name
+from purifier.mdlm.registry import checkpoint_id, load_mdlm
 from purifier.purification.config import PRESETS, Policy, PurifyConfig
+from purifier.purification.figures import policy_figures
+from purifier.purification.local import purify_dataset
 from purifier.purification.purifier import Purifier
 from purifier.purification.row import PurifiedRow
 
 __all__ = ["PRESETS", "Policy", "PurifiedRow", "Purifier", "PurifyConfig"]
+
+_MASKING = ("level", "ranker", "ratio", "threshold")
+_GENERATION = ("gen_length", "block_length", "steps")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    options = parse(arguments)
+    try:
+        result = run(options)
+    except PurifierError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    print(json.dumps(result) if options.json else _markdown(result))
+    return 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Purifies as asked: settings, counts, and with `--target` the figures of the labels."""
+    if options.target is None and (options.data is None or options.model is None):
+        raise InvalidSetting("Give DATA and --model, or --target for the shipped demo.")
+    train = DATA_FOLDER / "train"
+    demo = options.target is not None and options.data is None
+    images = train / "images" if demo and options.images is None else options.images
+    dataset = open_dataset(
+        train / f"{options.target}.json" if demo else options.data, images=images
+    )
+    model = options.model or checkpoint_path(options.target)
+    config = settings(options)
+    mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
+    seen: list[tuple[Sample, PurifiedRow]] = []
+    start = perf_counter()
+    tally = purify_dataset(
+        Purifier(mdlm, config, dataset.images),
+        dataset,
+        options.out,
+        limit=options.limit,
+        bad_rows=BadRowLimit(share=options.bad_rows),
+        progress=_progress,
+        see=lambda sample, row: seen.append((sample, row)) if demo else None,
+    )
+    spent = perf_counter() - start
+    result = {
+        "checkpoint": checkpoint_id(model),
+        "out": str(options.out),
+        "settings": config.to_dict(),
+        **tally.to_dict(),
+        "seconds": round(spent, 1),
+        "seconds_per_row": round(spent / tally.rows, 3),
+    }
+    return result | (_demo_figures(options.target, seen) if demo else {})
+
+
+def settings(options: argparse.Namespace) -> PurifyConfig:
+    """The settings that a command line asks for."""
+    given: dict[str, Any] = {
+        "preset": options.preset,
+        "masking": _given(options, _MASKING),
+        "generation": _given(options, _GENERATION),
+        "further_prompts": options.further_prompt,
+        **_given(options, ("policy", "prompt", "turns", "flag_threshold", "batch_size", "seed")),
+    }
+    if options.block_scores is not None:
+        given["rescore_blocks"] = options.block_scores == "each"
+    return PurifyConfig.from_dict(given)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line; what is not given is the preset's."""
+    parser = argparse.ArgumentParser(
+        prog="disp purify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("data", type=Path, nargs="?", metavar="DATA", help="label file or folder")
+    add("--model", type=Path, help="the compromised checkpoint")
+    add("--images", type=Path, help="image folder (default: found beside DATA)")
+    add("--target", choices=get_args(TargetName), help="purify the shipped demo of this target")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the result")
+    add("--preset", choices=list(PRESETS), default="default")
+    add("--policy", choices=get_args(Policy))
+    add("--prompt", help="asked in place of the first question of every sample")
+    add("--further-prompt", action="append", default=[], metavar="PROMPT", help="asked besides")
+    add("--turns", choices=("first", "all"), help="answers of a dialogue that are in scope")
+    add("--flag-threshold", type=float, metavar="NATS")
+    add("--block-scores", choices=("first", "each"), help="blocks whose saliency is taken")
+    add("--level", choices=get_args(Level))
+    add("--ranker", choices=get_args(RankerName))
+    add("--ratio", type=float)
+    add("--threshold", type=float, help="least score that is masked")
+    add("--gen-length", type=int)
+    add("--block-length", type=int)
+    add("--steps", type=int)
+    add("--batch-size", type=int)
+    add("--seed", type=int)
+    add("--limit", type=int, help="rows that are read, from the first on (default: all)")
+    add("--bad-rows", type=float, default=0.01, help="share of unusable rows that is borne")
+    add("--device", default="cpu")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    if options.limit is not None and options.limit < 1:
+        parser.error("argument --limit: must be at least 1")
+    return options
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _demo_figures(target: str, seen: Sequence[tuple[Sample, PurifiedRow]]) -> dict[str, Any]:
+    clean = read_llava(DATA_FOLDER / "train" / "clean_labels.json")
+    samples, rows = [sample for sample, _ in seen], [row for _, row in seen]
+    held_out = [clean[row.record] for row in rows]
+    return policy_figures(samples, rows, held_out, target_by_name(target)).to_dict()
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"{done} of {total} rows", file=sys.stderr, flush=True)
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    plain = {name: value for name, value in result.items() if not isinstance(value, dict)}
+    line = ", ".join(f"{name} {value}" for name, value in plain.items())
+    figures = {
+        name: value for name, value in result.items() if name not in plain and name != "settings"
+    }
+    if not figures:
+        return line
+    rows = [[name, percent(rate), str(rate["n"])] for name, rate in figures.items()]
+    return f"{line}\n\n{markdown_table(['figure', '% [95% Wilson interval]', 'n'], rows)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

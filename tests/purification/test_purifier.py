@@ -1,0 +1,221 @@
+"""Relabelling: policies, dialogues, what cannot be purified, and that company does not matter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from purifier import GenerationConfig, MaskingConfig, answer
+from purifier.data.sample import Sample, open_image
+from purifier.mdlm.llada_v import LladaV
+from purifier.purification.seeds import answer_seed
+from purifier.purify import PRESETS, PurifiedRow, Purifier, PurifyConfig
+from tests.purification.conftest import placed, sample
+
+RANDOM = MaskingConfig(level="token", ranker="random", ratio=0.5)
+FISHER = MaskingConfig(level="token", ranker="fisher", ratio=0.4, probes=2)
+SHORT = GenerationConfig(gen_length=5)
+CONFIG = PurifyConfig(masking=RANDOM, generation=SHORT, batch_size=4, seed=11)
+
+
+def steady(row: PurifiedRow) -> PurifiedRow:
+    """The row without what the clock says."""
+    side = {name: value for name, value in row.side.items() if name != "seconds"}
+    return replace(row, side=side)
+
+
+def answered(mdlm: LladaV, images: Path, each: Sample, question: str, config: PurifyConfig) -> str:
+    """What the masked model says to a first question, asked on its own."""
+    pictures = [open_image(images, name) for name in each.image_files]
+    masking = replace(config.masking, seed=answer_seed(config.seed, each, 0))
+    return answer(mdlm, pictures, question, generation=config.generation, masking=masking).text
+
+
+def test_relabel_all_replaces_every_answer(
+    mdlm: LladaV, images: Path, samples: list[Sample]
+) -> None:
+    rows = Purifier(mdlm, CONFIG, images).purify(samples)
+    assert [row.record for row in rows] == list(range(len(samples)))
+    assert [row.id for row in rows] == [each.id for each in samples]
+    for each, row in zip(samples, rows, strict=True):
+        assert (row.flagged, row.dropped, row.problem) == (None, False, None)
+        if not each.images:
+            assert row.answers is None
+            continue
+        assert row.answers is not None
+        assert len(row.answers) == len(each.answers)
+        assert row.answers[0] == answered(mdlm, images, each, each.question, CONFIG)
+        assert all(new != old for new, old in zip(row.answers, each.answers, strict=True))
+        assert row.side["mask_ratio"] == pytest.approx(0.5, abs=0.05)
+        assert row.side["truncated"] is True
+
+
+def test_the_paper_asks_its_prompt_and_replaces_first_answers(
+    mdlm: LladaV, images: Path, samples: list[Sample]
+) -> None:
+    config = replace(PRESETS["paper"], generation=SHORT)
+    rows = Purifier(mdlm, config, images).purify(samples)
+    for each, row in zip(samples, rows, strict=True):
+        if not each.images:
+            assert row.answers is None
+            continue
+        assert row.answers is not None
+        assert row.answers[0] == answered(mdlm, images, each, config.prompt or "", config)
+        assert row.answers[1:] == each.answers[1:]
+
+
+def test_later_answers_follow_new_ones(mdlm: LladaV, images: Path) -> None:
+    (talk,) = placed(
+        [sample("t", [3], "<image>\nWhat is it?", "A coat.", "What colour is it?", "Blue.")]
+    )
+    (row,) = Purifier(mdlm, CONFIG, images).purify([talk])
+    assert row.answers is not None
+    told = talk.with_answers((row.answers[0], "Other."))
+    only_second = replace(CONFIG, policy="flag_then_relabel", flag_threshold=1e-9)
+    (again,) = Purifier(mdlm, only_second, images).purify([told])
+    assert again.answers is not None
+    assert again.answers[1] == row.answers[1]
+    (first,) = Purifier(mdlm, replace(CONFIG, turns="first"), images).purify([talk])
+    assert first.answers == (row.answers[0], "Blue.")
+
+
+@pytest.mark.parametrize("masking", [RANDOM, FISHER], ids=lambda m: m.ranker)
+@pytest.mark.parametrize("policy", ["relabel_all", "flag_then_relabel", "drop_flagged"])
+def test_company_does_not_matter(
+    mdlm: LladaV, images: Path, samples: list[Sample], masking: MaskingConfig, policy: str
+) -> None:
+    config = replace(
+        CONFIG,
+        policy=policy,  # type: ignore[arg-type]
+        masking=masking,
+        flag_threshold=0.0005,
+        further_prompts=("Describe it.",),
+    )
+    together = Purifier(mdlm, config, images).purify(samples)
+    alone = Purifier(mdlm, replace(config, batch_size=1), images)
+    assert [steady(alone.purify([each])[0]) for each in samples] == [*map(steady, together)]
+    backwards = Purifier(mdlm, replace(config, batch_size=3), images).purify(samples[::-1])
+    assert [*map(steady, backwards[::-1])] == [*map(steady, together)]
+
+
+def test_the_jobs_seed_matters(mdlm: LladaV, images: Path, samples: list[Sample]) -> None:
+    found = {
+        tuple(row.answers for row in Purifier(mdlm, config, images).purify(samples))
+        for config in (CONFIG, replace(CONFIG, seed=12), replace(CONFIG, seed=11))
+    }
+    assert len(found) == 2
+
+
+def test_samples_of_one_batch_are_masked_differently(mdlm: LladaV, images: Path) -> None:
+    texts = ("<image>\nWhat is this?", "A bag.")
+    twins = placed([sample(name, [0], *texts) for name in ("a", "b", "c", "d")])
+    config = replace(CONFIG, masking=replace(RANDOM, ratio=0.7))
+    rows = Purifier(mdlm, config, images).purify(twins)
+    assert len({row.side["saliency_mean"] for row in rows}) == 4
+
+
+def test_flag_then_relabel_keeps_labels_that_agree(
+    mdlm: LladaV, images: Path, samples: list[Sample]
+) -> None:
+    scored = Purifier(
+        mdlm, replace(CONFIG, policy="flag_then_relabel", flag_threshold=1000.0), images
+    ).purify(samples)
+    nats = {row.record: row.side["flag_nats"] for row in scored if row.flagged is not None}
+    assert all(row.answers is None for row in scored)
+    assert len(nats) == 5
+    largest = max(nats, key=lambda record: nats[record])
+    limit = (sorted(nats.values())[-1] + sorted(nats.values())[-2]) / 2
+    config = replace(CONFIG, policy="flag_then_relabel", flag_threshold=limit)
+    everything = Purifier(mdlm, CONFIG, images).purify(samples)
+    for row, relabelled in zip(
+        Purifier(mdlm, config, images).purify(samples), everything, strict=True
+    ):
+        assert row.dropped is False
+        if row.record != largest:
+            assert row.answers is None
+            assert row.flagged is (None if row.record == 3 else False)
+        else:
+            assert row.flagged is True
+            assert row.answers is not None
+            assert row.answers[0] in (relabelled.answers or ())[:1] + samples[largest].answers[:1]
+    dropping = replace(config, policy="drop_flagged")
+    dropped = Purifier(mdlm, dropping, images).purify(samples)
+    assert [row.record for row in dropped if row.dropped] == [largest]
+    assert all(row.answers is None and row.problem is None for row in dropped)
+
+
+def test_where_nothing_is_masked_nothing_is_flagged(
+    mdlm: LladaV, images: Path, samples: list[Sample]
+) -> None:
+    config = replace(CONFIG, policy="flag_then_relabel", masking=replace(RANDOM, ratio=0.0))
+    rows = Purifier(mdlm, config, images).purify(samples)
+    assert {row.flagged for row in rows} == {False, None}
+    assert all(row.answers is None for row in rows)
+
+
+def test_further_prompts_are_answered(mdlm: LladaV, images: Path, samples: list[Sample]) -> None:
+    config = replace(CONFIG, further_prompts=("Describe it.", "Name its colour."))
+    rows = Purifier(mdlm, config, images).purify(samples)
+    plain = Purifier(mdlm, CONFIG, images).purify(samples)
+    assert [row.answers for row in rows] == [row.answers for row in plain]
+    for each, row in zip(samples, rows, strict=True):
+        prompts = [prompt for prompt, _ in row.further]
+        assert prompts == (list(config.further_prompts) if each.images else [])
+        assert all(text for _, text in row.further)
+
+
+def test_what_cannot_be_purified_is_dropped_with_its_reason(mdlm: LladaV, images: Path) -> None:
+    (images / "broken.png").write_bytes(b"no picture")
+    rows = Purifier(mdlm, CONFIG, images).purify(
+        placed(
+            [
+                sample("fine", [0], "What is this?", "A bag."),
+                sample("gone", ["gone.png"], "What is this?", "A bag."),
+                sample("broken", ["broken.png"], "What is this?", "A bag."),
+                sample("long", [0], "word " * 3000, "A bag."),
+                sample("mute", [0], "<image>", "A bag."),
+                sample("late", [0], "What?", "A bag.", "word " * 3000, "A bag."),
+                sample("silent", [0], "What is this?"),
+            ]
+        )
+    )
+    assert [row.problem for row in rows] == [
+        *(None, "missing_image", "undecodable_image", "prompt_too_long", "malformed"),
+        *("prompt_too_long", None),
+    ]
+    for row in rows:
+        assert row.dropped is (row.problem is not None)
+        if row.problem or row.id == "silent":
+            assert row.answers is None
+            assert row.further == ()
+
+
+def test_an_empty_answer_is_no_label(
+    mdlm: LladaV, images: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mdlm, "decode", lambda ids: " ")
+    (row,) = Purifier(mdlm, CONFIG, images).purify(samples[:1])
+    assert (row.problem, row.dropped, row.answers) == ("empty_answer", True, None)
+
+
+def test_a_check_ends_the_work(mdlm: LladaV, images: Path, samples: list[Sample]) -> None:
+    class Cancelled(Exception):
+        pass
+
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        Purifier(mdlm, CONFIG, images).purify(samples, check=check)
+    assert calls == 3
+
+
+def test_no_samples(mdlm: LladaV, images: Path) -> None:
+    assert Purifier(mdlm, CONFIG, images).purify([]) == []
