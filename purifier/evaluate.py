@@ -45,11 +45,11 @@ def evaluate(
         mdlm: The model.
         test_set: Held-out questions, the trigger and the generation settings.
         target: What the attack makes the model say.
-        masking: The defence; None leaves the model undefended.
+        masking: The defence; None and ratio 0 leave the model undefended.
         batch_size: Requests denoised together.
     """
     runner = Runner(mdlm, test_set, batch_size=batch_size)
-    if masking is None:
+    if masking is None or masking.ratio == 0:
         answers = runner.undefended()
     else:
         cut = Cut(masking.ratio, masking.threshold)
