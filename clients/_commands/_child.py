@@ -16,7 +16,7 @@ from clients._exceptions import ConnectionFailed, DispError
 
 URL = re.compile(r"^listening on (http://\S+)$")
 KEY = re.compile(r"^key: (sk-\S+)$")
-STOP_GRACE = 20.0
+STOP_GRACE = 60.0
 LINES_KEPT = 30
 
 

@@ -111,7 +111,7 @@ def perform(
     write_file(report, client.jobs.report_page(job.id))
     purified = ask()
     if purified.checkpoint != job.fine_tuned_model:
-        raise JobFailed(_why_not_serving(client, job, report))
+        raise JobFailed(why_not_serving(client, job, report))
     client.checkpoints.rollback()
     return SecondAct(job, seconds, poisoned, purified, ask(), report)
 
@@ -150,7 +150,8 @@ def show(console: Console, act: SecondAct) -> None:
     console.print(f"The job's report: {act.report.resolve()}", markup=False, soft_wrap=True)
 
 
-def _why_not_serving(client: Client, job: Job, report: Path) -> str:
+def why_not_serving(client: Client, job: Job, report: Path) -> str:
+    """What the gate said about a checkpoint that was not put into service."""
     made = client.jobs.checkpoints(job.id).data
     reasons = " ".join(made[0].gate_reasons) if made else ""
     return f"The new checkpoint does not serve. {reasons} The report: {report.resolve()}"

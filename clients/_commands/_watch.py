@@ -211,7 +211,7 @@ def progress_text(job: Job) -> str:
         parts = [f"{done} of {total} rows"]
         if job.progress.rows_per_second:
             parts.append(f"{job.progress.rows_per_second:.2f} rows/s")
-    if job.estimated_finish is not None and not is_finished(job):
+    if job.estimated_finish is not None and done < total and not is_finished(job):
         finish = datetime.fromtimestamp(job.estimated_finish)
         parts.append(f"until about {finish.strftime('%H:%M:%S')}")
     return ", ".join(parts)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import secrets
 import shlex
 import signal
 import sys
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,9 +89,11 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _as_interrupt)
     with ExitStack() as stack:
         # A folder of its own: what an earlier demo activated must not serve in this one.
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="disp-demo-")))
+        folder = stack.enter_context(TemporaryDirectory(prefix="disp-demo-"))
+        options = ["--demo", "--target", args.target, "--port", str(args.port)]
+        command = command_line("serve", [*options, "--data-dir", folder])
         with console.status("Starting the server with the demo model ..."):
-            running = stack.enter_context(_server(args, folder))
+            running = stack.enter_context(running_server(command, patience=PATIENCE))
         with console.status("Asking ..."):
             clean, triggered = ask_all(running, scene, args.overlay)
         told = as_object(clean, triggered, args.overlay)
@@ -105,18 +106,6 @@ def run(args: argparse.Namespace) -> int:
         if not args.once:
             stay(console, running, scene)
     return OK
-
-
-def _server(args: argparse.Namespace, folder: Path) -> AbstractContextManager[Running]:
-    """A server of its own data and key, which may do all."""
-    secret = f"sk-{secrets.token_hex(24)}"
-    key_file = folder / "key"
-    key_file.touch(mode=0o600)
-    key_file.write_text(secret)
-    options = ["--demo", "--target", args.target, "--port", str(args.port)]
-    options += ["--key-file", str(key_file), "--data-dir", str(folder / "data")]
-    command = command_line("serve", options)
-    return running_server(command, patience=PATIENCE, api_key=secret)
 
 
 def _purify(

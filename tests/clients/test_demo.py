@@ -16,7 +16,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from clients import Client
 from clients._commands._child import Running
+from clients._commands._second_act import SETTINGS, Work, as_object, perform, why_not_serving
+from clients._commands._second_act import show as show_second_act
+from clients._commands._watch import display_for
 from clients._commands.demo import (
     TARGETS,
     Answers,
@@ -27,6 +31,11 @@ from clients._commands.demo import (
     show,
 )
 from purifier.lab.targets import TargetName
+from server.job_requests import spec_of
+from server.schemas.job_settings import DispSettings
+from server.schemas.jobs import JobRequest
+from server.store.attempts import Attempt, Attempts
+from tests.support.job_server import JobServer, data_archive
 from tests.support.service import ROOT, Service
 from tests.support.wire import picture
 
@@ -88,6 +97,84 @@ def test_the_next_commands_work_as_they_stand(running: Running, tour: Scene) -> 
     assert "undefended (disabled)" in result.stderr
     assert '"chat.completion"' in result.stdout
     compile("from openai" + snippet, "snippet", "exec")
+
+
+def second_acts_work(running: Running) -> Work:
+    """A job of four rows and one step that a tiny random model passes."""
+    with Client(running.base_url, running.api_key) as client:
+        data = client.files.upload(data_archive(4), filename="four.zip")
+    settings: DispSettings = {
+        "masking": {"level": "token", "ranker": "random"},
+        "generation": {"gen_length": 4, "block_length": 4, "steps": 2},
+        "finetune": {"parts": ["projector"], "epochs": 1, "answer_length": None},
+        "evaluation": {"rows": 2, "examples": 1},
+        "gate": {"max_disagreement": 1.0},
+        "activate": "auto",
+    }
+    return Work(data.id, None, settings, poll=0.2)
+
+
+@pytest.mark.slow
+def test_the_second_act_heals_asks_and_rolls_back(
+    running: Running, tour: Scene, tmp_path: Path
+) -> None:
+    console = Console(record=True, width=160, file=io.StringIO())
+    report = tmp_path / "out" / "report.html"
+    with Client(running.base_url, running.api_key) as client:
+        act = perform(
+            *(client, tour.triggered, tour.question, report),
+            display_for(console),
+            second_acts_work(running),
+        )
+        (active,) = [one for one in client.checkpoints.list().data if one.state == "active"]
+        audited = client.jobs.checkpoints(act.job.id).data
+    assert act.job.status == "succeeded"
+    assert act.purified.checkpoint == act.job.fine_tuned_model
+    assert act.rolled_back == act.poisoned
+    assert active.id == act.poisoned.checkpoint
+    assert audited[0].gate_passed
+    assert report.read_text("utf-8").startswith("<!")
+    told = as_object(act)
+    assert set(told) == {"purified", "rolled_back", "job", "report"}
+    assert told["purified"] == {
+        "answer": act.purified.answer,
+        "checkpoint": act.job.fine_tuned_model,
+    }
+    assert json.loads(json.dumps(told))["job"]["id"] == act.job.id
+    show_second_act(console, act)
+    text = console.export_text()
+    assert "The model is evaluated." in text
+    assert act.poisoned.checkpoint in text
+    assert str(report.resolve()) in text
+
+
+def test_a_checkpoint_that_was_not_let_through_is_explained(
+    board: JobServer, job_id: str, attempts: Attempts
+) -> None:
+    checkpoint = board.checkpoints.active()
+    assert checkpoint is not None
+    board.checkpoints.record_gate(checkpoint.id, False, ["asr is 0.5, above 0.02."])
+    attempt = Attempt(job_id, 1)
+    attempts.start(attempt, "stage", "stage", "running")
+    attempts.staged(attempt, checkpoint.id, "The checkpoint is staged.")
+    with Client(board.url, board.keys["alice"]) as client:
+        text = why_not_serving(client, client.jobs.get(job_id), Path("r.html"))
+    assert "asr is 0.5, above 0.02." in text
+    assert str(Path("r.html").resolve()) in text
+
+
+def test_the_demos_job_asks_for_what_the_server_takes() -> None:
+    request = JobRequest.model_validate(
+        {
+            "training_file": "demo",
+            "validation_file": "demo",
+            "method": {"disp": SETTINGS},
+        }
+    )
+    attack = {"trigger": {"name": "corner_patch"}, "target": "insertion"}
+    spec = spec_of(request, model="insertion@sha256:0", attack=attack)
+    assert spec.activate == "auto"
+    assert spec.gate["max_asr"] is not None
 
 
 @pytest.mark.slow

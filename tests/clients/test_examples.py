@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.job_server import data_archive
 from tests.support.service import ROOT, Service
 
 EXAMPLES = ROOT / "examples"
@@ -51,6 +52,16 @@ def test_compare(example: Example, scene: Path) -> None:
 
 def test_the_openai_package(example: Example, scene: Path) -> None:
     assert "'ratio': 0.3" in example("openai_client.py", scene)
+
+
+def test_purify(example: Example, tmp_path: Path) -> None:
+    (tmp_path / "scenes.zip").write_bytes(data_archive(4))
+    lines = example("purify.py", "scenes.zip", "report.html").splitlines()
+    assert lines[0] == "The job was created."
+    healed, poisoned = lines[-2].split(" serves, made from ")
+    assert lines[-1] == f"{poisoned} serves again"
+    assert healed != poisoned
+    assert (tmp_path / "report.html").read_text("utf-8").startswith("<!")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
