@@ -217,6 +217,6 @@ def test_every_variable_of_the_compose_file_is_described_with_its_default() -> N
     assert described == {name: default or "none" for name, default in found.items()}
 
 
-@pytest.mark.parametrize("name", ["api", "jobs", "security", "deployment"])
+@pytest.mark.parametrize("name", ["api", "jobs", "security", "deployment", "checkpoints"])
 def test_documents_stay_short(name: str) -> None:
     assert len((ROOT / "docs" / f"{name}.md").read_text("utf-8").splitlines()) <= 200
