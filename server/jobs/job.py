@@ -35,6 +35,11 @@ class Job:
         return settings_of(self.spec)
 
     @property
+    def folder(self) -> str:
+        """Everything that belongs to the job."""
+        return f"jobs/{self.id}"
+
+    @property
     def plan(self) -> str:
         """Row count, bad rows, shard ranges, hash of the data."""
         return f"jobs/{self.id}/plan.json"

@@ -37,6 +37,7 @@ Launch = Callable[..., "subprocess.Popen[bytes]"]
 EVALUATION_FILE = "evaluation.json"
 _STATE_FILE = "state.safetensors"
 _POLL_SECONDS = 0.2
+_STEP_SECONDS = 1.0
 _VERSIONS = ("disp-server", "torch", "transformers", "dbos")
 
 
@@ -256,12 +257,21 @@ def _watch(
     check: Check,
     listen: Listen,
 ) -> None:
-    """Follows a training until its process has ended and every event is passed on."""
+    """Follows a training until its process has ended.
+
+    Every event is passed on, of steps the first, the last, and one a second: the database is
+    slower than a training of short steps.
+    """
     ended = False
+    told = -_STEP_SECONDS
     while not ended:
         ended = process.poll() is not None
         new, seen = read_events(events, seen)
         for event in new:
+            if event["event"] == "step" and event["step"] < event["steps"]:
+                if time.monotonic() - told < _STEP_SECONDS:
+                    continue
+                told = time.monotonic()
             listen(event)
             if event["event"] == "saved":
                 _keep_state(job, store, events.parent)

@@ -169,6 +169,7 @@ class Stages:
         passed = bool(verdict["passed"])
         message = "The gate is passed." if passed else "The gate is not passed."
         self.attempts.event(attempt, message, {"verdict": verdict})
+        self.store.sweep(job.folder)
         shutil.rmtree(self._scratch(job), ignore_errors=True)
         return {"passed": passed}
 

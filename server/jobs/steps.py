@@ -81,7 +81,8 @@ class StepRunner:
         with self._idle:
             self._running += 1
         try:
-            return self._guarded(attempt, step, work, stage, status)
+            if not self._stopping.is_set():
+                return self._guarded(attempt, step, work, stage, status)
         except WorkerStopping:
             self._attempts.take_back(attempt, step)
         finally:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dbos import DBOS
 
@@ -42,8 +45,8 @@ class Upkeep:
         attempts: What workers write about jobs.
         pipeline: Takes new attempts.
         timings: How often.
-        lost: Called when the worker was declared dead and must end at once, for another one
-            does its work.
+        scratch: Where every worker has its folder, named by executor id.
+        lost: Called when the worker must end at once, for others take it for dead.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Upkeep:
         attempts: Attempts,
         pipeline: Pipeline,
         timings: Timings,
+        scratch: Path,
         lost: Callable[[], None],
     ) -> None:
         self._executor = executor
@@ -60,7 +64,9 @@ class Upkeep:
         self._attempts = attempts
         self._pipeline = pipeline
         self._timings = timings
+        self._scratch = scratch
         self._lost = lost
+        self._last_beat = time.monotonic()
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._every, args=(seconds, work), daemon=True)
@@ -86,15 +92,21 @@ class Upkeep:
             try:
                 work()
             except Exception:
-                # The database may be away for a while; the patience of others bounds how long.
+                # The database may be away for a while, or full.
                 _log.exception("The upkeep of the worker failed; it goes on.")
+            if time.monotonic() - self._last_beat > self._timings.patience:
+                _log.error("The database was out of reach for too long; the worker ends.")
+                self._lost()
             if self._stopping.wait(seconds):
                 return
 
     def _beat(self) -> None:
-        if not self._workers.beat(self._executor):
-            _log.error("This worker was taken for dead, and another one has taken over; it ends.")
-            self._lost()
+        if self._workers.beat(self._executor):
+            self._last_beat = time.monotonic()
+            return
+        _log.error("This worker was taken for dead, and another one has taken over; it ends.")
+        self._workers.give_in(self._executor)
+        self._lost()
 
     def _look_around(self) -> None:
         for dead in self._workers.claim_dead(self._executor):
@@ -113,4 +125,5 @@ class Upkeep:
                 ids = [workflow.workflow_id for workflow in found]
                 DBOS.resume_workflows(ids, queue_name=queue)
                 _log.warning("Took over %d workflows (%s) from %s.", len(ids), name, dead)
+        shutil.rmtree(self._scratch / dead, ignore_errors=True)
         self._workers.reaped(dead)

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,7 +88,8 @@ class JobWorker:
         self._check_memory()
         self._workers = WorkerTable(self._database, patience=config.timings.patience)
         self._executor = self._workers.register(config.name, config.device)
-        self._scratch = Path(tempfile.mkdtemp(prefix="disp-worker-"))
+        self._scratch = home.scratch / self._executor
+        self._scratch.mkdir(parents=True)
         attempts = self._attempts
         self._runner = StepRunner(self._jobs, attempts, takeovers=config.takeovers)
         stages = make_stages(
@@ -109,7 +109,13 @@ class JobWorker:
         DBOS(config=_engine_config(home.database_url, self._executor))
         pipeline = Pipeline(stages, self._runner, poll=config.timings.poll)
         self._upkeep = Upkeep(
-            self._executor, self._workers, attempts, pipeline, config.timings, self._end
+            self._executor,
+            self._workers,
+            attempts,
+            pipeline,
+            config.timings,
+            home.scratch,
+            self._end,
         )
 
     def run(self, stop: threading.Event) -> None:

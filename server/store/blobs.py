@@ -190,6 +190,13 @@ class BlobStore:
         """
         return cast("dict[str, Any]", self.read_json(f"{key}/{FOLDER_MANIFEST}"))
 
+    def sweep(self, prefix: str) -> None:
+        """Takes away what killed writers left unfinished below a prefix."""
+        base = self._path(prefix)
+        for path in self._fs.find(base) if self._fs.exists(base) else ():
+            if str(path).rpartition("/")[2].startswith("."):
+                self._fs.rm_file(path)
+
     def remove(self, key: str) -> None:
         """Takes a file away; nothing happens if it is not there."""
         if self.exists(key):

@@ -18,6 +18,7 @@ metadata = MetaData()
 """Every table of the service."""
 
 _BUSY_SECONDS = 30
+_IDLE_LIMIT = "idle_in_transaction_session_timeout=30s"
 _CREATION_LOCK = 0x64697370
 
 
@@ -30,7 +31,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine: Engine = create_engine(url, pool_pre_ping=True)
+        # A process that is frozen inside a transaction must not hold its locks for ever.
+        limits = {} if self.is_sqlite else {"options": f"-c {_IDLE_LIMIT}"}
+        self.engine: Engine = create_engine(url, pool_pre_ping=True, connect_args=limits)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_immediate)

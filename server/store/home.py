@@ -51,6 +51,11 @@ class Home:
         """Shards, resume state and reports, one folder for every job."""
         return self.root / "jobs"
 
+    @property
+    def scratch(self) -> Path:
+        """Files of workers on their way to the store, one folder for every worker."""
+        return self.root / "scratch"
+
     def create(self) -> Home:
         """Makes the folders that are missing, closed to other users.
 

@@ -128,6 +128,16 @@ class WorkerTable:
         """Says that a worker stops in good order."""
         self._set(executor, "alive", "left")
 
+    def give_in(self, executor: str) -> None:
+        """Says that a worker that was taken for dead ends now.
+
+        What it took from the queues before it knew is put back by whoever sees this.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                update(workers).where(workers.c.executor == executor).values(state="left")
+            )
+
     def claim_dead(self, reaper: str) -> list[str]:
         """Executor ids of dead workers from whom `reaper` alone takes over from now on."""
         claimed = []

@@ -112,7 +112,7 @@ def running_forge(checkpoint: Path) -> Iterator[Forge]:
         process.stdout.close()
 
 
-def wait_for(condition: Any, what: str, seconds: float = 90.0) -> Any:
+def wait_for(condition: Any, what: str, seconds: float = 300.0) -> Any:
     """Waits for a condition; returns its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -218,7 +218,7 @@ def _work(order: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.WARNING)
     values = dict(order["config"])
     home = Home.at(Path(values.pop("home")), values.pop("url", None))
-    timings = {"heartbeat": 0.2, "patience": 5.0, "poll": 0.1, "grace": 20.0}
+    timings = {"heartbeat": 0.2, "patience": 60.0, "poll": 0.1, "grace": 20.0}
     timings |= values.pop("timings", {})
     stages = _stages(order["halt"], Path(order["reached"]), values.pop("real_training", False))
     stop = threading.Event()

@@ -150,7 +150,9 @@ def test_g3_a_frozen_worker_is_replaced_and_ends_when_it_wakes(
     frozen = forge.start(site.config("frozen"), halt)
     frozen.wait_until_halted()
     freeze(frozen.pid, site)
-    worker = forge.start(site.config("other", timings={"patience": 1.0}))
+    (row,) = WorkerTable(site.database).list()
+    set_row(site.database, "beat_at = beat_at - 61", row.executor)
+    worker = forge.start(site.config("other"))
     ended = site.finished(job, worker)
     assert ended.status == "succeeded", ended.error
     assert frozen.alive()
