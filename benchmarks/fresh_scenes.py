@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ratios=(MaskingConfig().ratio,),
             levels=(MaskingConfig().level,),
             rankers=("random",),
+            oracles=(),
             batch_size=options.batch_size,
         )
         cells = options.out / f"{NAME}.jsonl"
@@ -66,7 +67,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--models", type=Path, default=DEMO_FOLDER)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--scenes", type=int, default=120)
     parser.add_argument("--seed", type=int, default=20261123)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=1)

@@ -59,6 +59,7 @@ class Grid:
         thresholds: Thresholds of `occlusion`.
         masking: Everything else about the defence: probes, top-K, temperature, pooling, seed.
         default: The setting of the row labelled default; None leaves it out.
+        oracles: Those that are measured.
         limit: Test records used; None uses all.
         device: Where the models run.
         dtype: Their dtype.
@@ -82,6 +83,7 @@ class Grid:
     thresholds: tuple[float, ...] = field(default_factory=_thresholds)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     default: MaskingConfig | None = field(default_factory=MaskingConfig)
+    oracles: tuple[OracleName, ...] = ORACLES
     limit: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
@@ -135,7 +137,7 @@ def cells(grid: Grid) -> list[Job]:
     """All jobs of a grid, in the order of its tables."""
     jobs: list[Job] = []
     for target in grid.models:
-        jobs += [Job(target, name, None, (NO_CUT,)) for name in (UNDEFENDED, *ORACLES)]
+        jobs += [Job(target, name, None, (NO_CUT,)) for name in (UNDEFENDED, *grid.oracles)]
         if grid.default is not None:
             cut = Cut(grid.default.ratio, grid.default.threshold)
             jobs.append(Job(target, grid.default.ranker, grid.default.level, (cut,), default=True))
