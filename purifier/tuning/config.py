@@ -54,8 +54,8 @@ class FinetuneConfig:
             `vision_tower` through LoRA factors.
         epochs: Passes over the data.
         batch_size: Rows in one optimizer step, over all processes.
-        micro_batch_size: Rows that a process sends through the model at once; gradients are
-            accumulated. None: `batch_size` over the number of processes.
+        micro_batch_size: Most rows that a process sends through the model at once; gradients
+            are accumulated. None: all of the process's share.
         learning_rate: Peak, AdamW.
         schedule: `cosine` to 0, or `constant`; both after the warm-up.
         warmup: Share of the steps over which the rate rises.
@@ -88,7 +88,7 @@ class FinetuneConfig:
     parts: tuple[Part, ...] = ("projector", "language_model", "vision_tower")
     epochs: int = 2
     batch_size: int = 50
-    micro_batch_size: int | None = None
+    micro_batch_size: int | None = 10
     learning_rate: float = 3e-4
     schedule: Schedule = "cosine"
     warmup: float = 0.03
@@ -167,11 +167,12 @@ PAPER = replace(
     parts=("projector",),
     epochs=4,
     batch_size=32,
+    micro_batch_size=1,
     learning_rate=1e-4,
     labels="reference",
     padding="reference",
     answer_length=None,
 )
-"""The paper's recovery: projector alone, 4 epochs, cosine from 1e-4."""
+"""The paper's recovery: projector alone, 4 epochs, cosine from 1e-4, one row at a time."""
 
 PRESETS: dict[str, FinetuneConfig] = {"default": DEFAULT, "paper": PAPER}

@@ -75,7 +75,8 @@ class Trainer:
         save_seconds: Least time between two saves.
 
     Raises:
-        InvalidSetting: If the state belongs to another run, or processes would have no rows.
+        InvalidSetting: If the state belongs to another run, or there are more processes than
+            rows in a batch.
     """
 
     def __init__(
@@ -94,12 +95,12 @@ class Trainer:
         self.config = config
         self.processes = processes or Processes()
         self.course = Course(len(rows), config.epochs, config.batch_size, config.seed)
-        self._micro = config.micro_batch_size or math.ceil(config.batch_size / self.processes.count)
-        if self.processes.count > math.ceil(config.batch_size / self._micro):
+        if config.batch_size < self.processes.count:
             raise InvalidSetting(
-                "batch_size over micro_batch_size must be at least the number of processes.",
-                param="micro_batch_size",
+                "batch_size must be at least the number of processes.", param="batch_size"
             )
+        share = math.ceil(config.batch_size / self.processes.count)
+        self._micro = min(config.micro_batch_size or share, share)
         self.opened = open_parts(
             mdlm, config.parts, rank=config.rank, alpha=config.alpha, seed=config.seed
         )

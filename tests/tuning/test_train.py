@@ -18,6 +18,7 @@ from purifier.mdlm.registry import load_mdlm
 from purifier.tuning.batch import Noise, batch_loss, collate
 from purifier.tuning.config import FinetuneConfig
 from purifier.tuning.examples import TrainingRows
+from purifier.tuning.processes import Processes
 from purifier.tuning.schedule import rate_factor
 from purifier.tuning.spec import FinetuneSpec
 from purifier.tuning.train import Course, Trainer
@@ -145,6 +146,14 @@ def test_a_half_precision_base_is_trained_in_full_precision(compromised: Path, d
     assert trainer.train(lambda event: None, lambda: False)
     assert {parameter.dtype for parameter in trainer.opened.values()} == {torch.float32}
     assert trainer.losses == pytest.approx(trained(compromised, data, CONFIG).losses, rel=0.1)
+
+
+def test_every_process_needs_a_row(compromised: Path, data: Path) -> None:
+    mdlm = load_mdlm(compromised)
+    rows = TrainingRows(mdlm, open_dataset(data), CONFIG)
+    with pytest.raises(InvalidSetting) as caught:
+        Trainer(mdlm, rows, CONFIG, processes=Processes(rank=0, count=5))
+    assert caught.value.param == "batch_size"
 
 
 def test_the_state_of_another_run_is_refused(spec: FinetuneSpec) -> None:
