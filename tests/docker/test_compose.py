@@ -92,9 +92,19 @@ def test_the_model_gets_a_gpu_and_is_mounted_read_only(compose: dict[str, Any]) 
     disp = compose["services"]["disp"]
     (device,) = disp["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
-    (volume,) = disp["volumes"]
-    assert (volume["target"], volume["read_only"]) == ("/model", True)
+    model, _ = disp["volumes"]
+    assert (model["target"], model["read_only"]) == ("/model", True)
     assert disp["profiles"] == ["gpu"]
+
+
+def test_what_was_activated_outlives_the_container(compose: dict[str, Any]) -> None:
+    disp = compose["services"]["disp"]
+    _, data = disp["volumes"]
+    assert (data["type"], data["source"] in compose["volumes"]) == ("volume", True)
+    assert _serve_parser().parse_args(disp["command"]).data_dir == Path(data["target"])
+    # A new volume takes the owner of the folder that it hides.
+    made = "install --directory --owner=10001 --group=10001 --mode=700 " + data["target"]
+    assert made in (ROOT / "docker" / "Dockerfile").read_text("utf-8")
 
 
 def test_the_demo_needs_neither_gpu_nor_model(compose: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import httpx
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 120
+START_SECONDS = 300
 
 Body = dict[str, Any]
 
