@@ -24,8 +24,8 @@ _GROUP_BYTES = 32 * 2**20
 class Parquet:
     """One parquet file or a folder of them.
 
-    Row groups outside a range are not read. Of a row group that is, some rows at a time are in
-    memory.
+    Row groups outside a range are not read. Arrow decodes a row group as a whole, so memory
+    follows the size of the largest one, not of the file.
     """
 
     kind = "parquet"
