@@ -51,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     default = Timings()
     parser = argparse.ArgumentParser(prog="disp worker", description=__doc__)
-    parser.add_argument("--data-dir", type=Path, help="the server's data folder")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="the server's data folder, on other machines by a shared file system",
+    )
     parser.add_argument("--database-url", help="postgresql+psycopg://... for several machines")
     parser.add_argument("--store", help="URL of the store all workers share (fsspec)")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")

@@ -117,6 +117,11 @@ class Sources:
     test: Path | None = None
     test_images: Path | None = None
 
+    def missing(self) -> list[str]:
+        """Names of those that this machine does not see."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return [name for name, path in values.items() if path is not None and not path.exists()]
+
     def to_dict(self) -> dict[str, str | None]:
         """As JSON values."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}

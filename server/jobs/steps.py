@@ -111,6 +111,8 @@ class StepRunner:
             if begun > self._takeovers + 1:
                 return self._fail(attempt, _poisoned(step, begun - 1))
             job = Job.of(self._jobs.get(attempt.job_id))
+            if missing := job.sources.missing():
+                return self._fail(attempt, _unseen(missing))
             return {**self._tried(attempt, work, job), "outcome": "done"}
         except (AttemptOver, JobStopped):
             return dict(OVER)
@@ -213,6 +215,15 @@ def _poisoned(step: str, deaths: int) -> JobError:
         "worker_lost",
         f"Step {step} ended the worker that ran it {deaths} times; the workers' logs say why. "
         "Most often memory is short: lower batch_size, then create the job anew.",
+    )
+
+
+def _unseen(missing: list[str]) -> JobError:
+    return JobError(
+        "inputs_missing",
+        f"A worker does not see the job's {', '.join(missing)}. Workers on other machines need the "
+        "server's data folder, models and data sets under the same paths, by a shared file "
+        "system. Resume the job once they have them.",
     )
 
 
