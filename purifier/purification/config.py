@@ -68,11 +68,10 @@ class PurifyConfig:
             )
         if not isinstance(self.rescore_blocks, bool):
             raise InvalidSetting("rescore_blocks must be true or false.", param="rescore_blocks")
-        if isinstance(self.further_prompts, str):
+        if not isinstance(self.further_prompts, tuple):
             raise InvalidSetting(
-                "further_prompts must be a list of texts, not a text.", param="further_prompts"
+                "further_prompts must be a list of texts.", param="further_prompts"
             )
-        object.__setattr__(self, "further_prompts", tuple(self.further_prompts))
         given = () if self.prompt is None else (self.prompt,)
         for name, texts in (("prompt", given), ("further_prompts", self.further_prompts)):
             if any(not isinstance(text, str) or not text.strip() for text in texts):
@@ -115,7 +114,7 @@ class PurifyConfig:
         """
         given = _object(settings, "purify")
         preset = given.pop("preset", "default")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise InvalidSetting(f"preset must be one of {', '.join(PRESETS)}.", param="preset")
         base = PRESETS[preset]
         if "masking" in given:
@@ -137,8 +136,13 @@ def _masking(base: MaskingConfig, settings: Any) -> MaskingConfig:
 def _generation(base: GenerationConfig, settings: Any) -> GenerationConfig:
     given = _object(settings, "generation")
     _known(given, GenerationConfig, "generation")
-    if isinstance(given.get("stop"), list):
-        given["stop"] = tuple(given["stop"])
+    if "stop" in given:
+        stop = given["stop"]
+        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) for text in stop):
+            raise InvalidSetting("generation.stop must be a list of texts.", param="stop")
+        given["stop"] = tuple(stop)
+    if not isinstance(given.get("suffix"), str | None):
+        raise InvalidSetting("generation.suffix must be text.", param="suffix")
     return replace(base, **_numbers(given, ("temperature", "guidance_scale"), "generation"))
 
 

@@ -53,7 +53,7 @@ def samples() -> list[Sample]:
         [
             sample("one", [0], "<image>\nWhat is this?", "A bag."),
             sample(2, [1], "<image>\nWhat colour is the background, please?", "Red."),
-            sample(None, [2], "Is this a shirt?", "Yes, it is a shirt."),
+            sample(None, [2], "<image>\nIs this a shirt?", "Yes, it is a shirt."),
             sample("text", [], "What is a bag?", "A thing."),
             sample("two", [0, 3], "<image>\n<image>\nWhat differs?", "The colour."),
             sample("talk", [3], "<image>\nWhat is this?", "A coat.", "What colour is it?", "Blue."),

@@ -140,9 +140,10 @@ def test_where_nothing_is_masked_no_label_is_judged(
 def test_a_label_beyond_the_context_is_judged_as_far_as_it_fits(
     mdlm: LladaV, requests: list[Inputs]
 ) -> None:
-    defence = BlockwiseDefence(mdlm, BLOCKS, MASKINGS[1], rescore=False)
+    block = (mdlm.max_length - requests[0].length) // 2 - 1
+    generation = GenerationConfig(gen_length=block, steps=1)
+    defence = BlockwiseDefence(mdlm, generation, MASKINGS[1], rescore=False)
     asked = defence.ask(requests[:1], [3])
     word = mdlm.encode_text("bag")[0]
-    room = (mdlm.max_length - requests[0].length) // 4 * 4
-    fits, longer = ([word] * (room + more) for more in (0, 50))
+    fits, longer = ([word] * (2 * block + more) for more in (0, 50))
     assert defence.disagreements(asked, [longer]) == defence.disagreements(asked, [fits])

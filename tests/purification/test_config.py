@@ -97,6 +97,8 @@ def test_nothing_given_is_the_default() -> None:
         ({"generation": {"temperature": "0"}}, "temperature"),
         ({"generation": {"steps": 7, "block_length": 4}}, "steps"),
         ({"generation": {"stop": 5}}, "stop"),
+        ({"generation": {"stop": [5]}}, "stop"),
+        ({"generation": {"suffix": 5}}, "suffix"),
     ],
 )
 def test_bad_settings_are_named(given: dict[str, Any], param: str) -> None:

@@ -116,34 +116,49 @@ def test_samples_of_one_batch_are_masked_differently(mdlm: LladaV, images: Path)
     assert len({row.side["saliency_mean"] for row in rows}) == 4
 
 
+def disagreements(
+    mdlm: LladaV, images: Path, samples: list[Sample], config: PurifyConfig
+) -> dict[int, float]:
+    """Nats by record, of the samples that can be judged."""
+    judging = replace(config, policy="flag_then_relabel", flag_threshold=1000.0)
+    rows = Purifier(mdlm, judging, images).purify(samples)
+    assert all(row.answers is None for row in rows)
+    judged = [row for row in rows if row.flagged is not None]
+    return {row.record: float(row.side["flag_nats"] or 0.0) for row in judged}
+
+
 def test_flag_then_relabel_keeps_labels_that_agree(
     mdlm: LladaV, images: Path, samples: list[Sample]
 ) -> None:
-    scored = Purifier(
-        mdlm, replace(CONFIG, policy="flag_then_relabel", flag_threshold=1000.0), images
-    ).purify(samples)
-    nats = {row.record: row.side["flag_nats"] for row in scored if row.flagged is not None}
-    assert all(row.answers is None for row in scored)
-    assert len(nats) == 5
-    largest = max(nats, key=lambda record: nats[record])
-    limit = (sorted(nats.values())[-1] + sorted(nats.values())[-2]) / 2
-    config = replace(CONFIG, policy="flag_then_relabel", flag_threshold=limit)
+    nats = disagreements(mdlm, images, samples, CONFIG)
+    assert sorted(nats) == [0, 1, 2, 4, 5]
+    second, first = sorted(nats.values())[-2:]
+    worst = max(nats, key=lambda record: nats[record])
+    config = replace(CONFIG, policy="flag_then_relabel", flag_threshold=(first + second) / 2)
     everything = Purifier(mdlm, CONFIG, images).purify(samples)
-    for row, relabelled in zip(
-        Purifier(mdlm, config, images).purify(samples), everything, strict=True
-    ):
+    rows = Purifier(mdlm, config, images).purify(samples)
+    for row, relabelled in zip(rows, everything, strict=True):
         assert row.dropped is False
-        if row.record != largest:
+        if row.record != worst:
             assert row.answers is None
-            assert row.flagged is (None if row.record == 3 else False)
-        else:
-            assert row.flagged is True
-            assert row.answers is not None
-            assert row.answers[0] in (relabelled.answers or ())[:1] + samples[largest].answers[:1]
-    dropping = replace(config, policy="drop_flagged")
-    dropped = Purifier(mdlm, dropping, images).purify(samples)
-    assert [row.record for row in dropped if row.dropped] == [largest]
-    assert all(row.answers is None and row.problem is None for row in dropped)
+            assert row.flagged is (False if row.record in nats else None)
+        elif len(samples[worst].answers) == 1:
+            assert (row.flagged, row.answers) == (True, relabelled.answers)
+    assert rows[worst].answers not in (None, samples[worst].answers)
+
+
+def test_drop_flagged_leaves_such_samples_out(
+    mdlm: LladaV, images: Path, samples: list[Sample]
+) -> None:
+    nats = disagreements(mdlm, images, samples, CONFIG)
+    limit = sum(sorted(nats.values())[2:4]) / 2
+    config = replace(CONFIG, policy="drop_flagged", flag_threshold=limit)
+    rows = Purifier(mdlm, config, images).purify(samples)
+    flagged = [record for record, value in nats.items() if value > limit]
+    assert len(flagged) == 2
+    assert [row.record for row in rows if row.dropped] == sorted(flagged)
+    assert all(row.flagged is row.dropped for row in rows if row.record in nats)
+    assert all(row.answers is None and row.problem is None for row in rows)
 
 
 def test_where_nothing_is_masked_nothing_is_flagged(
