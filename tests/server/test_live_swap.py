@@ -54,7 +54,7 @@ class Clients:
     def _ask(self) -> None:
         try:
             with httpx.Client(
-                base_url=self._url, headers=self._headers, timeout=300, trust_env=False
+                base_url=self._url, headers=self._headers, timeout=1800, trust_env=False
             ) as client:
                 while not self._stop.is_set():
                     response = client.post("/v1/chat/completions", json=self._body)
@@ -75,7 +75,7 @@ def test_no_request_fails_and_every_answer_is_that_of_its_checkpoint(tmp_path: P
     process, url = start_server(["--demo", "--keys-file", str(keys), "--queue-size", "32"])
     headers = {"authorization": f"Bearer {key}"}
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=300, trust_env=False) as admin:
+        with httpx.Client(base_url=url, headers=headers, timeout=1800, trust_env=False) as admin:
             listed = admin.get("/v1/checkpoints").raise_for_status().json()["data"]
             ids = {card["name"]: card["id"] for card in listed}
             clients = Clients(url, key)
