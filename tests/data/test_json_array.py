@@ -14,8 +14,19 @@ from purifier.errors import DataError
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
+)
+
+
+records_of_keys = st.dictionaries(st.text(max_size=3), values, min_size=1, max_size=3)
+EXAMPLES = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -26,7 +37,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@EXAMPLES
 @given(
     records=st.lists(values, max_size=7),
     indent=st.sampled_from([None, 0, 2, "\t"]),
@@ -45,19 +56,20 @@ def test_any_list_is_read_from_anywhere(
 
 
 @pytest.mark.usefixtures("small_chunks")
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@EXAMPLES
 @given(
-    records=st.lists(st.dictionaries(st.text(max_size=4), values, min_size=1), min_size=1),
+    entries=st.lists(
+        st.tuples(records_of_keys, st.sampled_from([True, False, None])), min_size=1, max_size=5
+    ),
     indent=st.sampled_from([None, 1, 2, 4]),
-    drawn=st.data(),
 )
 def test_a_rewritten_list_looks_like_the_old_one(
-    records: list[dict[str, object]], indent: int | None, drawn: st.DataObject, tmp_path: Path
+    entries: list[tuple[dict[str, object], bool | None]], indent: int | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "set.json"
     end = "\n"
+    records, kept = zip(*entries, strict=True)
     path.write_text(json.dumps(records, indent=indent, ensure_ascii=False) + end, "utf-8")
-    kept = [drawn.draw(st.sampled_from([True, False, None])) for _ in records]
 
     def edit(place: Place, record: dict[str, object]) -> dict[str, object] | None:
         # A copy is written anew, as a changed record is.

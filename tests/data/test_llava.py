@@ -28,7 +28,12 @@ samples = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(written=st.lists(samples, max_size=5), suffix=st.sampled_from([".json", ".jsonl"]))
 def test_what_is_written_is_read_back(written: list[Sample], suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"set{suffix}"
