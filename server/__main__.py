@@ -58,6 +58,12 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--drain", type=float, default=default.drain, help="seconds to answer what is inside"
     )
+    _add_data(parser, default)
+    _add_defense(parser)
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser, default: ServerConfig) -> None:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data-dir",
@@ -94,6 +100,9 @@ def _serve_parser() -> argparse.ArgumentParser:
         metavar="MB",
         help="size of an upload",
     )
+
+
+def _add_defense(parser: argparse.ArgumentParser) -> None:
     defense = parser.add_argument_group("default defence")
     defense.add_argument("--level", choices=get_args(Level))
     defense.add_argument("--ratio", type=float, help="fraction that is masked, 0 to 1")
@@ -102,7 +111,6 @@ def _serve_parser() -> argparse.ArgumentParser:
     defense.add_argument("--probes", type=int, help="probes of official and fisher")
     defense.add_argument("--pooling", type=int, help="side of the averaged neighbourhood")
     defense.add_argument("--top-k", type=int, help="vocabulary entries at every position")
-    return parser
 
 
 def _serve(args: argparse.Namespace) -> int:

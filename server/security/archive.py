@@ -41,8 +41,7 @@ _DAMAGE = (
     EOFError,
     ValueError,
     OverflowError,
-    NotImplementedError,
-    RecursionError,
+    RuntimeError,
 )
 """What the standard library raises on archives that are cut off, damaged or made to harm."""
 
