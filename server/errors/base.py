@@ -1,0 +1,49 @@
+"""The root of the tree."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from server.schemas.errors import ErrorBody, ErrorCode, ErrorEnvelope, ErrorType
+
+
+class ServerError(Exception):
+    """Base of all errors of the service.
+
+    Attributes:
+        message: What is wrong and what to do about it; safe to show to a client.
+        param: Path of the field at fault, if there is one.
+        retry_after: Seconds after which a repetition may succeed, if that is known.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[ErrorCode] = "internal_error"
+    type: ClassVar[ErrorType] = "server_error"
+    default: ClassVar[str] = "Something went wrong in the server. The log has this request's id."
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        self.message = self.default if message is None else message
+        self.param = param
+        self.retry_after = retry_after
+        super().__init__(self.message)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer."""
+        headers = {} if self.retryable else {"x-should-retry": "false"}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+        return headers
+
+    @property
+    def envelope(self) -> ErrorEnvelope:
+        """Body of the answer."""
+        body = ErrorBody(message=self.message, type=self.type, param=self.param, code=self.code)
+        return ErrorEnvelope(error=body)
