@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-import math
 from pathlib import Path
 
 import psutil
 import torch
-from safetensors import SafetensorError, safe_open
 
-from purifier.errors import CheckpointError
+from purifier.mdlm.size import count_values
 
 _CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -27,15 +25,7 @@ def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
     Raises:
         CheckpointError: If a file is no safetensors file.
     """
-    numbers = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
-                    numbers += math.prod(tensors.get_slice(name).get_shape())
-        except (SafetensorError, OSError):
-            raise CheckpointError(f"{folder.name}: {file.name} is damaged.") from None
-    return numbers * dtype.itemsize
+    return count_values(folder) * dtype.itemsize
 
 
 def free_bytes(device: torch.device) -> int:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from purifier.errors import CheckpointError
 from purifier.mdlm.delta import is_delta, read_delta
+from purifier.mdlm.size import count_values
+from server.engine.memory import free_bytes
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _TOKENS = 1024
@@ -22,7 +21,6 @@ _PER_LAYER = 17
 """Values that one decoder layer keeps for its backward pass, for every token and channel
 (34 bytes at 2 bytes a value: Korthikanti et al., arXiv 2205.05198, table 2, without the
 attention matrix, which fused attention does not keep)."""
-_LONGEST_HEADER = 100_000_000
 
 
 class MemoryShort(Exception):
@@ -58,20 +56,13 @@ def need_of(checkpoint: Path, dtype: str, batch_size: int = 1) -> Need:
         CheckpointError: If it cannot be read.
     """
     base = read_delta(checkpoint).base if is_delta(checkpoint) else checkpoint
-    values = sum(_values(file) for file in sorted(base.rglob("*.safetensors")))
+    values = count_values(base)
     config = _config(base)
     layers, hidden = config.get("num_hidden_layers", 1), config.get("hidden_size", 1)
     width = _BYTES[dtype]
     kept = batch_size * _TOKENS * (layers * hidden * _PER_LAYER * width)
     logits = batch_size * _TOKENS * config.get("vocab_size", 1) * 4
     return Need(weights=values * width, activations=kept + logits)
-
-
-def free_memory(device: str) -> int:
-    """Free bytes of a device."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return int(psutil.virtual_memory().available)
 
 
 def require_memory(checkpoint: Path, device: str, dtype: str, batch_size: int = 1) -> None:
@@ -81,7 +72,7 @@ def require_memory(checkpoint: Path, device: str, dtype: str, batch_size: int = 
         MemoryShort: If it needs more than is free.
         CheckpointError: If it cannot be read.
     """
-    need, free = need_of(checkpoint, dtype, batch_size), free_memory(device)
+    need, free = need_of(checkpoint, dtype, batch_size), free_bytes(torch.device(device))
     if need.total > free:
         raise MemoryShort(
             f"{checkpoint.name} needs about {_gib(need.total)} on {device} in {dtype} "
@@ -89,20 +80,6 @@ def require_memory(checkpoint: Path, device: str, dtype: str, batch_size: int = 
             f"{batch_size}), and {_gib(free)} are free. Use a device with more memory"
             + ("." if dtype == "bfloat16" else ", or --dtype bfloat16.")
         )
-
-
-def _values(file: Path) -> int:
-    """Number of values in a safetensors file, from its header."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > _LONGEST_HEADER:
-                raise ValueError
-            header: dict[str, Any] = json.loads(stream.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        return sum(math.prod(tensor["shape"]) for tensor in tensors)
-    except (OSError, ValueError, struct.error, KeyError, TypeError):
-        raise CheckpointError(f"{file.name} is not a safetensors file.") from None
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_memory(tiny_checkpoint, "cpu", "float32")
-    monkeypatch.setattr(memory, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
     with pytest.raises(MemoryShort) as caught:
         require_memory(tiny_checkpoint, "cpu", "float32")
     assert re.search(r"needs about \d+\.\d\d GiB on cpu in float32", str(caught.value))
