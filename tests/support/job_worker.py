@@ -144,7 +144,11 @@ class ForkedTraining:
         os.kill(self.pid, number)
 
     def wait(self, timeout: float) -> int:
-        wait_for(lambda: self.poll() is not None, "the end of a training", timeout)
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("training", timeout)
+            time.sleep(0.02)
         assert self.returncode is not None
         return self.returncode
 
@@ -204,6 +208,7 @@ def _fork(work: Callable[[], None]) -> int:
 def _train(spec: str, status: str) -> None:
     from purifier.finetune import main as finetune
 
+    os.setsid()
     result = finetune(["--spec", spec])
     Path(status).write_text(str(result))
 
@@ -218,7 +223,7 @@ def _work(order: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.WARNING)
     values = dict(order["config"])
     home = Home.at(Path(values.pop("home")), values.pop("url", None))
-    timings = {"heartbeat": 0.2, "patience": 60.0, "poll": 0.1, "grace": 20.0}
+    timings = {"heartbeat": 0.2, "patience": 60.0, "poll": 0.1, "grace": 120.0}
     timings |= values.pop("timings", {})
     stages = _stages(order["halt"], Path(order["reached"]), values.pop("real_training", False))
     stop = threading.Event()
