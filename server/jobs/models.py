@@ -43,7 +43,7 @@ class JobModels:
         with self._lock:
             if self._purifier is None or self._purifier[0] != job.id:
                 config = job.settings.purify
-                mdlm = self._model(job.sources.model, config.batch_size)
+                mdlm = self._model(job.sources.model)
                 images = self._open(job).dataset.images
                 self._purifier = (job.id, Purifier(mdlm, config, images))
             return self._purifier[1]
@@ -61,10 +61,10 @@ class JobModels:
         if self._device.startswith("cuda"):
             torch.cuda.empty_cache()
 
-    def _model(self, path: Path, batch_size: int) -> Mdlm:
+    def _model(self, path: Path) -> Mdlm:
         if self._mdlm is None or self._mdlm[0] != path:
             self._mdlm = self._purifier = None
-            require_memory(path, self._device, self._dtype, batch_size)
+            require_memory(path, self._device, self._dtype)
             self._mdlm = (path, load_mdlm(path, device=self._device, dtype=self._dtype))
         return self._mdlm[1]
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
+
 from purifier.errors import DataError, PurifierError
 from server.errors import ServerError
 from server.jobs.activation import ActivationFailed
@@ -197,6 +199,12 @@ def error_of(error: Exception, step: str) -> JobError:
         return JobError(_code(type(error).__name__), error.message, error.param)
     if isinstance(error, ServerError):
         return JobError(error.code, error.message, error.param)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return JobError(
+            "memory_short",
+            f"Step {step} needs more memory than its device has; create the job anew with a "
+            "smaller batch_size.",
+        )
     if isinstance(error, MemoryShort):
         return JobError("memory_short", str(error))
     if isinstance(error, ActivationFailed):
