@@ -44,7 +44,7 @@ class Place:
 
     def start(self, *options: str) -> tuple[Any, str]:
         words = ["--model", str(self.model), "--keys-file", str(self.home.root / "keys.json")]
-        return start_server([*words, *options], self.home.root)
+        return start_server([*words, "--no-worker", *options], self.home.root)
 
     def client(self, url: str, key: str = "all") -> httpx.Client:
         headers = {"authorization": f"Bearer {self.keys[key]}"}

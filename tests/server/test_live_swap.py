@@ -72,7 +72,8 @@ class Clients:
 def test_no_request_fails_and_every_answer_is_that_of_its_checkpoint(tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     key, _ = create_key(keys, "admin", SCOPES)
-    process, url = start_server(["--demo", "--keys-file", str(keys), "--queue-size", "32"])
+    options = ["--keys-file", str(keys), "--queue-size", "32", "--no-worker"]
+    process, url = start_server(["--demo", *options])
     headers = {"authorization": f"Bearer {key}"}
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=1800, trust_env=False) as admin:
