@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from torch import Tensor
@@ -80,19 +81,28 @@ class BlockwiseDefence:
                 denoising_step(self.mdlm, here)
         return states
 
-    def disagreements(self, asked: Sequence[Asked], labels: Sequence[Sequence[int]]) -> list[float]:
+    def disagreements(
+        self, asked: Sequence[Asked], labels: Sequence[Sequence[int]], *, enough: float = inf
+    ) -> list[float]:
         """How much each label rests on what the defence hides, in nats: its worst block.
 
         Args:
             asked: The questions.
             labels: Ids of the labels, the end of the turn included. What exceeds the model's
                 context is not judged.
+            enough: Nats at which the rest of a label is not looked at any more.
         """
         worst = [0.0] * len(asked)
         length = self.generation.block
         labels = [label[: self._room(each)] for each, label in zip(asked, labels, strict=True)]
         for block in range(-(-max(map(len, labels), default=0) // length)):
-            rows = [row for row, label in enumerate(labels) if len(label) > block * length]
+            rows = [
+                row
+                for row, label in enumerate(labels)
+                if len(label) > block * length and worst[row] < enough
+            ]
+            if not rows:
+                break
             before = [list(labels[row][: block * length]) for row in rows]
             here = [labels[row][block * length : (block + 1) * length] for row in rows]
             found = self._block_disagreements(block, [asked[row] for row in rows], before, here)

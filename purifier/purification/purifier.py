@@ -152,9 +152,10 @@ class Purifier:
         end = [self.mdlm.tokens.eot]
         labels = [self.mdlm.encode_text(each.sample.answers[number].strip()) + end for each in work]
         flagged = []
-        for row, nats in enumerate(defence.disagreements(questions, labels)):
+        limit = self.config.flag_threshold
+        for row, nats in enumerate(defence.disagreements(questions, labels, enough=limit)):
             work[row].nats = max(work[row].nats, nats)
-            if nats >= self.config.flag_threshold:
+            if nats >= limit:
                 work[row].flagged = True
                 flagged.append(row)
         return flagged

@@ -128,6 +128,15 @@ def test_the_worst_block_counts(mdlm: LladaV, requests: list[Inputs]) -> None:
     assert found[0] < found[-1]
 
 
+def test_a_label_is_looked_at_until_it_is_enough(mdlm: LladaV, requests: list[Inputs]) -> None:
+    defence = BlockwiseDefence(mdlm, BLOCKS, MASKINGS[1])
+    label = mdlm.encode_text("A bag of many colours.")
+    asked = defence.ask(requests[:1], [3])
+    (first,), (whole,) = (defence.disagreements(asked, [ids]) for ids in (label[:4], label))
+    assert defence.disagreements(asked, [label], enough=first) == pytest.approx([first])
+    assert defence.disagreements(asked, [label], enough=2 * whole) == pytest.approx([whole])
+
+
 def test_where_nothing_is_masked_no_label_is_judged(
     mdlm: LladaV, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
