@@ -108,7 +108,7 @@ def running_forge(checkpoint: Path) -> Iterator[Forge]:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.close()
-        process.wait(30)
+        process.wait(120)
         process.stdout.close()
 
 
