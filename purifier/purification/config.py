@@ -30,8 +30,9 @@ class PurifyConfig:
         policy: `relabel_all` replaces every answer in scope by the masked model's (the paper);
             `flag_then_relabel` only those that disagree with what the masked model sees;
             `drop_flagged` leaves such samples out and keeps the others as they are.
-        masking: The defence under which answers are given. Its seed is not used: every answer
-            has its own, see `purifier.purification.seeds`.
+        masking: The defence under which answers are given; see `defence` for what a policy
+            changes. Its seed is not used: every answer has its own, see
+            `purifier.purification.seeds`.
         generation: How answers are denoised; its seed is not used either.
         prompt: Asked at the first answer in place of the sample's own question; None asks that.
         further_prompts: Asked about every sample with images besides; their answers make
@@ -93,6 +94,15 @@ class PurifyConfig:
     def flags(self) -> bool:
         """Whether labels are compared with what the masked model sees."""
         return self.policy != "relabel_all"
+
+    @property
+    def defence(self) -> MaskingConfig:
+        """The masking as it is used.
+
+        Where labels are judged, the mask ratio is always used up: whether there was anything
+        worth masking is then told by the label, not by `masking.threshold`.
+        """
+        return replace(self.masking, threshold=0.0) if self.flags else self.masking
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; `from_dict` gives the same settings back."""

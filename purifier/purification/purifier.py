@@ -103,7 +103,7 @@ class Purifier:
         start = seconds(self.mdlm.device)
         config = self.config
         defence = BlockwiseDefence(
-            self.mdlm, config.generation, config.masking, config.rescore_blocks, check
+            self.mdlm, config.generation, config.defence, config.rescore_blocks, check
         )
         for each in batch:
             if config.flags:

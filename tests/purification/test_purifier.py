@@ -170,6 +170,20 @@ def test_where_nothing_is_masked_nothing_is_flagged(
     assert all(row.answers is None for row in rows)
 
 
+def test_labels_are_judged_with_the_whole_ratio_masked(
+    mdlm: LladaV, images: Path, samples: list[Sample]
+) -> None:
+    """The masking threshold asks whether to mask at all; a label answers that better."""
+    masking = MaskingConfig(ratio=0.2, threshold=1000.0)
+    config = replace(CONFIG, masking=masking)
+    (plain,) = Purifier(mdlm, config, images).purify(samples[:1])
+    assert plain.side["mask_ratio"] == 0.0
+    judging = replace(config, policy="flag_then_relabel")
+    (judged,) = Purifier(mdlm, judging, images).purify(samples[:1])
+    assert judged.side["mask_ratio"] == pytest.approx(0.2, abs=0.05)
+    assert judged.side["flag_nats"] != 0.0
+
+
 def test_further_prompts_are_answered(mdlm: LladaV, images: Path, samples: list[Sample]) -> None:
     config = replace(CONFIG, further_prompts=("Describe it.", "Name its colour."))
     rows = Purifier(mdlm, config, images).purify(samples)
