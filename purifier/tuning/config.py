@@ -86,7 +86,7 @@ class FinetuneConfig:
     """
 
     parts: tuple[Part, ...] = ("projector", "language_model", "vision_tower")
-    epochs: int = 2
+    epochs: int = 4
     batch_size: int = 50
     micro_batch_size: int | None = 10
     learning_rate: float = 3e-4
@@ -165,7 +165,6 @@ DEFAULT = FinetuneConfig()
 PAPER = replace(
     DEFAULT,
     parts=("projector",),
-    epochs=4,
     batch_size=32,
     micro_batch_size=1,
     learning_rate=1e-4,
