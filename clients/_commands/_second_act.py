@@ -25,11 +25,14 @@ from server.schemas.jobs import Job
 
 SETTINGS: DispSettings = {
     "policy": "flag_then_relabel",
-    "evaluation": {"rows": 40, "test_rows": 100},
+    "masking": {"level": "patch", "ranker": "attention", "ratio": 0.1},
+    "finetune": {"epochs": 2},
+    "evaluation": {"rows": 24, "test_rows": 60},
     "gate": {"max_asr": 0.05, "min_utility": 0.95},
     "activate": "auto",
 }
-"""Of the demo's job: the cheapest policy, the product's fine-tuning, a small evaluation."""
+"""Of the demo's job: the cheapest policy, ranker and evaluation, so that two CPU cores are done in
+minutes. Attention finds this trigger as surely as occlusion does, at an eighth of the cost."""
 
 
 class JobFailed(DispError):
