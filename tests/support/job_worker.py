@@ -10,6 +10,7 @@ spares the start of three interpreters.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib
 import json
@@ -171,6 +172,7 @@ def main() -> None:
     trainings = socket.socket(socket.AF_UNIX)
     trainings.bind(os.environ[_SOCKET])
     trainings.listen()
+    trained: list[int] = []
     try:
         while True:
             ready, _, _ = select.select([0, trainings], [], [])
@@ -185,8 +187,12 @@ def main() -> None:
                 with asker:
                     words = json.loads(asker.makefile().readline())
                     child = _fork(lambda words=words: _train(*words))
+                    trained.append(child)
                     asker.sendall(f"{child}\n".encode())
     finally:
+        for child in trained:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         shutil.rmtree(place)
 
 

@@ -83,8 +83,8 @@ def test_g5_a_training_is_paused_resumed_and_cancelled(
     first, second = wait_for(gone_on, "the training to go on")
     assert first == 0
     assert second > 0
-    progress = site.service.get(job.id).progress
-    assert progress.steps_total == 20_000
+    total = wait_for(lambda: site.service.get(job.id).progress.steps_total, "a further step")
+    assert total == 20_000
     assert not is_free(state.with_name("training.lock"))
     site.service.cancel(job.id)
     wait_for(lambda: is_free(state.with_name("training.lock")), "the end of the training process")
