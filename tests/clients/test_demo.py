@@ -192,6 +192,10 @@ def test_the_whole_tour_on_the_shipped_model(disp: Run, tmp_path: Path) -> None:
     assert Path(told["overlay"]).is_file()
 
 
+def hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_the_server_stays_until_it_is_interrupted(tmp_path: Path) -> None:
     process = subprocess.Popen(
@@ -200,6 +204,8 @@ def test_the_server_stays_until_it_is_interrupted(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+        # Tests that run in the background of a shell ignore Ctrl-C, and so would their children.
+        preexec_fn=hear_interrupts,
     )
     assert process.stdout is not None
     try:
@@ -209,8 +215,8 @@ def test_the_server_stays_until_it_is_interrupted(tmp_path: Path) -> None:
             if line.startswith("client = OpenAI("):
                 break
         process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
-        assert process.wait(60) == 0, "".join(lines) + rest
+        rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, "".join(lines) + rest
         assert "Stopping the server" in rest
     finally:
         process.kill()
