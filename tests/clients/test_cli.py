@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -159,7 +160,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     own = ("ask", "models", "health", "jobs", "checkpoints", "files", "demo", "doctor")
     for command in (*own, *delegated.DELEGATES):
-        assert f"\n    {command} " in text
+        assert re.search(rf"^    {command}\s", text, re.MULTILINE)
 
 
 def test_doctor_tells_what_is_here(disp: Run) -> None:
