@@ -32,8 +32,8 @@ SETTINGS: DispSettings = {
     "activate": "auto",
 }
 """Of the demo's job: the cheapest policy, ranker and evaluation, so that two CPU cores are done in
-minutes. Attention stops insertion and refusal as occlusion does in the grid of 40 scenes, at a fraction of
-the cost; it leaves 43% of the misclassification attack."""
+minutes. In the grid of 40 scenes attention stops insertion and refusal as occlusion does, at a
+fraction of the cost; it leaves 43% of the misclassification attack."""
 
 
 class JobFailed(DispError):
