@@ -1,6 +1,9 @@
 """An answer to a question about an image, defended or not: the whole way in one place.
 
 messages -> prepare -> encode -> saliency -> mask -> denoise -> text
+
+`answer_batch` goes the whole way. Who steps several answers together, joining and leaving
+between steps, goes it in parts: `begin_batch`, `denoising_step` until done, `finish`.
 """
 
 from __future__ import annotations
@@ -16,8 +19,7 @@ from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import Defended, defend
 from purifier.defense.plane import MaskedPlane
 from purifier.denoise.config import GenerationConfig
-from purifier.denoise.sampler import denoise
-from purifier.denoise.state import DenoisingState
+from purifier.denoise.state import DenoisingState, denoising_step
 from purifier.errors import PromptTooLong
 from purifier.mdlm.base import Inputs, Mdlm, Message
 from purifier.numeric import seconds
@@ -54,6 +56,23 @@ class Answer:
     planes: tuple[MaskedPlane, ...]
     timings: dict[str, float]
     steps: int
+
+
+@dataclass(eq=False)
+class Begun:
+    """An answer on its way: defended, and as far denoised as its state says.
+
+    Attributes:
+        defended: The prompt, masked or not, and what it was masked by.
+        state: The response.
+        undefended: Whether no defence was asked for.
+        denoise_seconds: Seconds of its denoising steps so far; whoever steps it adds them.
+    """
+
+    defended: Defended
+    state: DenoisingState
+    undefended: bool
+    denoise_seconds: float = 0.0
 
 
 def answer(
@@ -107,20 +126,82 @@ def answer_batch(
     All of them are denoised as one padded batch, whose memory grows with their number times
     the longest one; `defend` bounds its own share.
     """
+    begun = begin_batch(mdlm, requests, generation, masking, check=check)
+    start = seconds(mdlm.device)
+    while running := [item.state for item in begun if not item.state.done]:
+        if check is not None:
+            check()
+        denoising_step(mdlm, running)
+    spent = (seconds(mdlm.device) - start) / max(len(requests), 1)
+    for item in begun:
+        item.denoise_seconds += spent
+    return [finish(mdlm, item) for item in begun]
+
+
+def begin_batch(
+    mdlm: Mdlm,
+    requests: Sequence[Inputs],
+    generation: GenerationConfig | None,
+    masking: MaskingConfig | None,
+    *,
+    check: Callable[[], None] | None = None,
+) -> list[Begun]:
+    """Encodes, scores and masks several prepared requests; what is left is to denoise them.
+
+    Args:
+        mdlm: The model.
+        requests: From `mdlm.prepare`.
+        generation: Denoising settings; defaults of `GenerationConfig`.
+        masking: The defence; None defends none of them.
+        check: As for `answer_inputs`.
+
+    Raises:
+        PromptTooLong: If prompt and response do not fit the model's context.
+        PurifierError: If the saliency of a request is not finite.
+    """
     generation = generation or GenerationConfig()
     for inputs in requests:
         check_length(mdlm, inputs, generation)
     if masking is None:
-        defended = [_undefended(mdlm, inputs) for inputs in requests]
+        defended = [undefended(mdlm, inputs) for inputs in requests]
     else:
         defended = defend(mdlm, requests, generation, masking, check=check)
+    return [begin(mdlm, item, generation, undefended=masking is None) for item in defended]
+
+
+def begin(
+    mdlm: Mdlm, defended: Defended, generation: GenerationConfig, *, undefended: bool = False
+) -> Begun:
+    """Begins to denoise from a prompt that is defended, or from one that shall not be."""
+    return Begun(defended, DenoisingState(mdlm, defended.prompt, generation), undefended)
+
+
+def finish(mdlm: Mdlm, begun: Begun) -> Answer:
+    """The answer as far as it has been denoised; whole once `begun.state.done`."""
+    item, state = begun.defended, begun.state
+    return Answer(
+        text=mdlm.decode(state.token_ids).strip(),
+        token_ids=state.token_ids,
+        finish_reason=state.finish_reason,
+        prompt_tokens=state.prompt_length,
+        n_visual_tokens=item.prompt.n_visual,
+        n_units=item.n_units,
+        saliency=None if begun.undefended else item.saliency,
+        masked=None if begun.undefended else item.masked,
+        planes=item.planes,
+        timings={**item.timings, "denoise": begun.denoise_seconds},
+        steps=state.steps_run,
+    )
+
+
+def undefended(mdlm: Mdlm, inputs: Inputs) -> Defended:
+    """A request as it is: encoded, and nothing masked."""
     start = seconds(mdlm.device)
-    states = denoise(mdlm, [item.prompt for item in defended], generation, check=check)
-    spent = (seconds(mdlm.device) - start) / max(len(requests), 1)
-    return [
-        _answer(mdlm, item, state, spent, undefended=masking is None)
-        for item, state in zip(defended, states, strict=True)
-    ]
+    with torch.no_grad():
+        prompt = mdlm.embed(inputs)
+    nothing = torch.zeros(0)
+    timings = {"encode": seconds(mdlm.device) - start, "saliency": 0.0, "mask": 0.0}
+    return Defended(prompt, nothing, nothing.bool(), (), timings)
 
 
 def check_length(mdlm: Mdlm, inputs: Inputs, generation: GenerationConfig) -> None:
@@ -150,30 +231,3 @@ def user_messages(
     else:
         images = (image,) if isinstance(image, Image.Image) else tuple(image)
     return [Message("user", (*images, question))]
-
-
-def _undefended(mdlm: Mdlm, inputs: Inputs) -> Defended:
-    start = seconds(mdlm.device)
-    with torch.no_grad():
-        prompt = mdlm.embed(inputs)
-    nothing = torch.zeros(0)
-    timings = {"encode": seconds(mdlm.device) - start, "saliency": 0.0, "mask": 0.0}
-    return Defended(prompt, nothing, nothing.bool(), (), timings)
-
-
-def _answer(
-    mdlm: Mdlm, item: Defended, state: DenoisingState, spent: float, *, undefended: bool
-) -> Answer:
-    return Answer(
-        text=mdlm.decode(state.token_ids).strip(),
-        token_ids=state.token_ids,
-        finish_reason=state.finish_reason,
-        prompt_tokens=state.prompt_length,
-        n_visual_tokens=item.prompt.n_visual,
-        n_units=item.n_units,
-        saliency=None if undefended else item.saliency,
-        masked=None if undefended else item.masked,
-        planes=item.planes,
-        timings={**item.timings, "denoise": spent},
-        steps=state.steps_run,
-    )

@@ -17,6 +17,8 @@ from purifier import (
     answer_batch,
     load_mdlm,
 )
+from purifier.answer import begin_batch, finish, user_messages
+from purifier.denoise import denoising_step
 from purifier.mdlm.llada_v import LladaV
 from tests.support.legible import legible
 
@@ -155,3 +157,26 @@ def test_bfloat16_at_extreme_settings(
     again = answer(mdlm, pictures(2), "What is this?", generation=generation, masking=masking)
     assert found.token_ids == again.token_ids
     assert not set(found.token_ids) & set(mdlm.tokens.suppressed)
+
+
+@pytest.mark.parametrize("masking", [None, MaskingConfig(ranker="attention", ratio=0.3)])
+def test_answers_in_parts_are_those_of_the_whole_way(
+    mdlm: LladaV, masking: MaskingConfig | None
+) -> None:
+    requests = [
+        mdlm.prepare(user_messages(image, "What is this?"))
+        for image in ([], *([image] for image in pictures(2)))
+    ]
+    expected = answer_batch(mdlm, requests, generation=GENERATION, masking=masking)
+    first, *late = begin_batch(mdlm, requests, GENERATION, masking)
+    denoising_step(mdlm, [first.state])
+    assert finish(mdlm, first).steps == 1
+    begun = [first, *late]
+    while running := [item.state for item in begun if not item.state.done]:
+        denoising_step(mdlm, running)
+    for item, answer in zip(begun, expected, strict=True):
+        found = finish(mdlm, item)
+        assert found.token_ids == answer.token_ids
+        assert (found.masked is None) == (answer.masked is None) == (masking is None)
+        assert (found.text, found.steps) == (answer.text, answer.steps)
+        assert found.timings["denoise"] == 0.0 < answer.timings["denoise"]
