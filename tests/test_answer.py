@@ -174,9 +174,9 @@ def test_answers_in_parts_are_those_of_the_whole_way(
     begun = [first, *late]
     while running := [item.state for item in begun if not item.state.done]:
         denoising_step(mdlm, running)
-    for item, answer in zip(begun, expected, strict=True):
+    for item, whole in zip(begun, expected, strict=True):
         found = finish(mdlm, item)
-        assert found.token_ids == answer.token_ids
-        assert (found.masked is None) == (answer.masked is None) == (masking is None)
-        assert (found.text, found.steps) == (answer.text, answer.steps)
-        assert found.timings["denoise"] == 0.0 < answer.timings["denoise"]
+        assert found.token_ids == whole.token_ids
+        assert (found.masked is None) == (whole.masked is None) == (masking is None)
+        assert (found.text, found.steps) == (whole.text, whole.steps)
+        assert found.timings["denoise"] == 0.0 < whole.timings["denoise"]
