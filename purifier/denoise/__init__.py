@@ -2,6 +2,7 @@
 
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.sampler import denoise
-from purifier.denoise.state import DenoisingState, denoising_step
+from purifier.denoise.state import DenoisingState
+from purifier.denoise.step import denoising_step
 
 __all__ = ["DenoisingState", "GenerationConfig", "denoise", "denoising_step"]

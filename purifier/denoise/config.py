@@ -9,6 +9,7 @@ from purifier.errors import InvalidSetting
 from purifier.settings import require_seed, require_whole
 
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
+CacheName = Literal["none", "prefix", "dual", "dllm"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,14 @@ class GenerationConfig:
         remasking: Which positions are committed at a step: the ones with the largest
             probability of the chosen token (`low_confidence`), lead over the second token
             (`margin`), negative entropy (`entropy`), or any (`random`).
+        cache: What a step takes from the ones before it; see `purifier.denoise.cache`. `none` runs
+            the whole sequence at every step, exactly.
+        prompt_interval: Steps after which the prompt is computed anew.
+        response_interval: Steps after which the whole response is (`dllm` only).
+        transfer_ratio: Share of the response that is computed in between (`dllm` only).
+        parallel_threshold: Every position surer than this is committed at once, however few the
+            schedule asks for (Fast-dLLM; `low_confidence` and `margin` only). None follows the
+            schedule.
         stop: Stop sequences; the answer ends before the first one.
         suffix: Text fixed behind the response and seen from the first step.
         seed: Seed of temperature and random remasking.
@@ -39,6 +48,11 @@ class GenerationConfig:
     temperature: float = 0.0
     guidance_scale: float = 0.0
     remasking: Remasking = "low_confidence"
+    cache: CacheName = "none"
+    prompt_interval: int = 25
+    response_interval: int = 7
+    transfer_ratio: float = 0.25
+    parallel_threshold: float | None = None
     stop: tuple[str, ...] = ("<|eot_id|>",)
     suffix: str | None = None
     seed: int = 0
@@ -68,11 +82,36 @@ class GenerationConfig:
             raise InvalidSetting(
                 f"remasking must be one of {', '.join(get_args(Remasking))}.", param="remasking"
             )
+        self._check_cache()
         if isinstance(self.stop, str):
             raise InvalidSetting("stop must be a tuple of texts, not a text.", param="stop")
         if any(not text for text in self.stop):
             raise InvalidSetting("A stop sequence must not be empty.", param="stop")
         require_seed(self.seed)
+
+    def _check_cache(self) -> None:
+        if self.cache not in get_args(CacheName):
+            raise InvalidSetting(
+                f"cache must be one of {', '.join(get_args(CacheName))}.", param="cache"
+            )
+        for name in ("prompt_interval", "response_interval"):
+            value = getattr(self, name)
+            require_whole(value, name)
+            if not 1 <= value <= 4096:
+                raise InvalidSetting(f"{name} must be between 1 and 4096.", param=name)
+        if not 0.0 <= self.transfer_ratio <= 1.0:
+            raise InvalidSetting("transfer_ratio must be between 0 and 1.", param="transfer_ratio")
+        if self.parallel_threshold is None:
+            return
+        if not 0.0 <= self.parallel_threshold <= 1.0:
+            raise InvalidSetting(
+                "parallel_threshold must be between 0 and 1.", param="parallel_threshold"
+            )
+        if self.remasking not in ("low_confidence", "margin"):
+            raise InvalidSetting(
+                "parallel_threshold needs remasking low_confidence or margin.",
+                param="parallel_threshold",
+            )
 
     @property
     def block(self) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from purifier.denoise.config import GenerationConfig
-from purifier.denoise.state import DenoisingState, denoising_step
+from purifier.denoise.state import DenoisingState
+from purifier.denoise.step import denoising_step
 from purifier.mdlm.base import Mdlm, Prompt
 
 

@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
+
 IMAGE_PLACEHOLDER = -200
 """Id that stands for one whole image in `Inputs.ids` (LLaVA's constant)."""
 
@@ -285,6 +287,28 @@ class Mdlm(Protocol):
 
         Returns:
             float32 [B, P, vocab_size]; row p predicts the token at `positions[:, p]`.
+        """
+
+    def key_values(self, length: int) -> KeyValues:
+        """Room for the keys and values of a sequence of `length` positions, not yet written."""
+
+    def segment_logits(self, segments: Sequence[Segment]) -> list[Tensor]:
+        """One pass over segments of several sequences; no gradients.
+
+        Writes the segments' keys and values into their caches.
+
+        Returns:
+            For every segment float32 [wanted, vocab_size].
+        """
+
+    def feature_cache(self, prompt: int, length: int) -> FeatureCache:
+        """Room for the features of a sequence of `length` positions, not yet written."""
+
+    def feature_logits(self, run: FeaturePass) -> Tensor:
+        """One pass over a sequence whose features are stored; no gradients.
+
+        Returns:
+            float32 [wanted, vocab_size].
         """
 
     def attention(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -19,7 +19,8 @@ from purifier.defense.defend import Defended, defend
 from purifier.defense.first_step import Response
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.noise import SeededNoise
-from purifier.denoise.state import DenoisingState, denoising_step
+from purifier.denoise.state import DenoisingState
+from purifier.denoise.step import denoising_step
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.purification.likelihood import disagreement, label_log_likelihood
 

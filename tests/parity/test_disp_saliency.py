@@ -19,7 +19,8 @@ from purifier.defense.probes import (
 )
 from purifier.defense.saliency import top_fraction, visual_saliency
 from purifier.defense.sites import TokenSite, mask_tokens
-from purifier.denoise.state import DenoisingState, denoising_step
+from purifier.denoise.state import DenoisingState
+from purifier.denoise.step import denoising_step
 from tests.support.disp_cases import VARIANTS, DispCase, load_case, relative_error
 
 RATIOS = (0.15, 0.3, 0.45)

@@ -12,7 +12,8 @@ from purifier import GenerationConfig, MaskingConfig, answer_batch
 from purifier.answer import user_messages
 from purifier.data.sample import open_image
 from purifier.defense.defend import defend
-from purifier.denoise.state import DenoisingState, denoising_step
+from purifier.denoise.state import DenoisingState
+from purifier.denoise.step import denoising_step
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
 from purifier.purification.blocks import BlockwiseDefence

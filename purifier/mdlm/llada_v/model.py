@@ -25,10 +25,13 @@ from purifier.mdlm.base import (
 )
 from purifier.mdlm.llada_v.attention import mean_attention
 from purifier.mdlm.llada_v.config import LladaVConfig, read_config
+from purifier.mdlm.llada_v.decoder import decode_segments, head_logits, new_key_values
+from purifier.mdlm.llada_v.features import decode_features, new_features
 from purifier.mdlm.llada_v.images import image_layout, process_image
 from purifier.mdlm.llada_v.packing import pack
 from purifier.mdlm.llada_v.prompt import ChatTokenizer
 from purifier.mdlm.llada_v.weights import load_weights, published_name
+from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
 
 _MIN_SIDE = 4
 _MAX_ASPECT = 64.0
@@ -297,8 +300,24 @@ class LladaV:
             inputs_embeds=embeds, attention_mask=mask, use_cache=False
         ).last_hidden_state
         index = positions.to(hidden.device)[:, :, None].expand(-1, -1, hidden.shape[-1])
-        weight = self.modules.lm_head.weight[: self.vocab_size]
-        return nn.functional.linear(hidden.gather(1, index), weight).float()
+        return head_logits(hidden.gather(1, index), self.modules.lm_head, self.vocab_size)
+
+    def key_values(self, length: int) -> KeyValues:
+        return new_key_values(self.modules.language_model, length)
+
+    @torch.no_grad()
+    def segment_logits(self, segments: Sequence[Segment]) -> list[Tensor]:
+        hidden = decode_segments(self.modules.language_model, segments)
+        logits = head_logits(hidden, self.modules.lm_head, self.vocab_size)
+        return list(logits.split([len(segment.wanted) for segment in segments]))  # type: ignore[no-untyped-call]
+
+    def feature_cache(self, prompt: int, length: int) -> FeatureCache:
+        return new_features(self.modules.language_model, prompt, length)
+
+    @torch.no_grad()
+    def feature_logits(self, run: FeaturePass) -> Tensor:
+        hidden = decode_features(self.modules.language_model, run)
+        return head_logits(hidden, self.modules.lm_head, self.vocab_size)
 
     def attention(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         mask = _padding_mask(embeds, lengths)

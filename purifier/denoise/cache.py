@@ -1,0 +1,102 @@
+"""What a denoising step computes anew, and what it takes from the step before.
+
+The exact reverse process runs the whole sequence at every step. With a cache most steps run a
+part of the response only and attend to stored keys and values of everything else, which are
+those of an earlier step: an approximation, for in a bidirectional model the prompt's depend on
+the response.
+
+- `prefix` and `dual` (Fast-dLLM, arXiv 2505.22618): a full pass at the start of a block and
+  after every `prompt_interval` steps; in between `prefix` runs from the block to the end of the
+  sequence, `dual` the block alone.
+- `dllm` (dLLM-Cache, arXiv 2506.06295): prompt and response are refreshed at intervals of
+  their own; in between only the share of response positions is computed whose values have
+  changed most, layer by layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from purifier.denoise.config import GenerationConfig
+from purifier.mdlm.base import Mdlm
+from purifier.mdlm.segments import FeatureCache, KeyValues
+
+
+@dataclass
+class ResponseCache:
+    """Keys and values of one request's sequence (two with guidance), and how old they are.
+
+    Attributes:
+        config: Denoising settings, `cache` being `prefix` or `dual`.
+        stored: For the conditional and the unconditional sequence; empty before the first pass.
+        age: Steps since the last full pass.
+        block: Block of that pass.
+    """
+
+    config: GenerationConfig
+    stored: tuple[KeyValues, ...] = ()
+    age: int = 0
+    block: int = -1
+
+    def due(self, block: int) -> bool:
+        """Whether the next step runs the whole sequence."""
+        return not self.stored or block != self.block or self.age >= self.config.prompt_interval
+
+    def part(self, block: int, candidates: Sequence[int], tail: int) -> range:
+        """Places behind the prompt that a step between two full passes runs.
+
+        Args:
+            block: The block that is filled now.
+            candidates: Places that may be filled.
+            tail: Places behind the prompt, suffix included.
+        """
+        start = min(block * self.config.block, candidates[0])
+        end = tail if self.config.cache == "prefix" else (block + 1) * self.config.block
+        return range(start, end)
+
+    def renew(self, mdlm: Mdlm, length: int, block: int) -> None:
+        """Says that the next step is a full pass over sequences of `length` positions."""
+        if not self.stored:
+            count = 2 if self.config.guidance_scale > 0 else 1
+            self.stored = tuple(mdlm.key_values(length) for _ in range(count))
+        self.age, self.block = 0, block
+
+    def step(self) -> None:
+        """Counts a step."""
+        self.age += 1
+
+
+@dataclass
+class ResponseFeatures:
+    """The feature caches of one request's sequence (two with guidance): `dllm`.
+
+    Attributes:
+        config: Denoising settings.
+        stored: For the conditional and the unconditional sequence.
+        calls: Steps so far.
+    """
+
+    config: GenerationConfig
+    stored: tuple[FeatureCache, ...]
+    calls: int = 0
+
+    @classmethod
+    def of(cls, mdlm: Mdlm, config: GenerationConfig, prompt: int, length: int) -> ResponseFeatures:
+        """Empty caches of sequences of `length` positions, `prompt` of them the prompt's."""
+        count = 2 if config.guidance_scale > 0 else 1
+        return cls(config, tuple(mdlm.feature_cache(prompt, length) for _ in range(count)))
+
+    @property
+    def refresh_prompt(self) -> bool:
+        """Whether the next step computes the prompt."""
+        return self.calls % self.config.prompt_interval == 0
+
+    @property
+    def refresh_response(self) -> bool:
+        """Whether the next step computes the whole response."""
+        return self.calls % self.config.response_interval == 0
+
+    def step(self) -> None:
+        """Counts a step."""
+        self.calls += 1
