@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
+from purifier.mdlm.tails import TailPass
 
 IMAGE_PLACEHOLDER = -200
 """Id that stands for one whole image in `Inputs.ids` (LLaVA's constant)."""
@@ -299,6 +300,20 @@ class Mdlm(Protocol):
 
         Returns:
             For every segment float32 [wanted, vocab_size].
+        """
+
+    def tail_logits(self, run: TailPass) -> Tensor:
+        """The end of a sequence, run again without sight of some of what lies before it.
+
+        Returns:
+            float32 [W, wanted, vocab_size]; no gradients.
+        """
+
+    def tail_attention(self, run: TailPass) -> Tensor:
+        """Largest attention of any head of any layer at the wanted positions of a single run.
+
+        Returns:
+            float32 [N - R], for every position before the tail; no gradients.
         """
 
     def feature_cache(self, prompt: int, length: int) -> FeatureCache:

@@ -30,8 +30,10 @@ from purifier.mdlm.llada_v.features import decode_features, new_features
 from purifier.mdlm.llada_v.images import image_layout, process_image
 from purifier.mdlm.llada_v.packing import pack
 from purifier.mdlm.llada_v.prompt import ChatTokenizer
+from purifier.mdlm.llada_v.tails import decode_tail, peak_attention
 from purifier.mdlm.llada_v.weights import load_weights, published_name
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
+from purifier.mdlm.tails import TailPass
 
 _MIN_SIDE = 4
 _MAX_ASPECT = 64.0
@@ -310,6 +312,14 @@ class LladaV:
         hidden = decode_segments(self.modules.language_model, segments)
         logits = head_logits(hidden, self.modules.lm_head, self.vocab_size)
         return list(logits.split([len(segment.wanted) for segment in segments]))  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def tail_logits(self, run: TailPass) -> Tensor:
+        hidden = decode_tail(self.modules.language_model, run)
+        return head_logits(hidden, self.modules.lm_head, self.vocab_size)
+
+    def tail_attention(self, run: TailPass) -> Tensor:
+        return peak_attention(self.modules.language_model, run)
 
     def feature_cache(self, prompt: int, length: int) -> FeatureCache:
         return new_features(self.modules.language_model, prompt, length)
