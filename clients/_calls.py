@@ -13,6 +13,7 @@ from clients._call import Call, invalid, reader
 from clients._exceptions import InvalidInput
 from clients._images import Images, as_list, data_url
 from server.schemas import (
+    CacheName,
     ChatMessage,
     ChatRequest,
     ChatResponse,
@@ -43,6 +44,11 @@ class Generation(TypedDict, total=False):
     temperature: float
     guidance_scale: float
     remasking: Remasking
+    cache: CacheName
+    prompt_interval: int
+    response_interval: int
+    transfer_ratio: float
+    parallel_threshold: float
     stop: str | list[str]
     seed: int
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from typing import Any
 
 from PIL import Image
@@ -46,7 +46,19 @@ from server.security.media import open_images
 
 PLACEHOLDER = "<image>"
 _LENGTHS = ("max_completion_tokens", "max_tokens", "gen_length")
-_KNOBS = ("steps", "block_length", "temperature", "guidance_scale", "remasking", "seed")
+_KNOBS = (
+    "steps",
+    "block_length",
+    "temperature",
+    "guidance_scale",
+    "remasking",
+    "cache",
+    "prompt_interval",
+    "response_interval",
+    "transfer_ratio",
+    "parallel_threshold",
+    "seed",
+)
 _DEFENSE = tuple(setting.name for setting in fields(MaskingConfig))
 _WARNED_NAMES = 20
 _WARNED_LENGTH = 64
@@ -114,7 +126,7 @@ def generation_of(request: ChatRequest, default: GenerationConfig) -> Generation
     if request.stop:
         given["stop"] = (*default.stop, *request.stop)
     try:
-        return replace(default, **given)
+        return default.adjusted(**given)
     except SettingError as error:
         sent = error.param
         if sent == "gen_length" and lengths:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from purifier.defense.config import MaskingConfig
-from purifier.denoise.config import GenerationConfig
+from purifier.denoise.config import FAST, GenerationConfig
 
 MEGABYTE = 1_000_000
 _LONGEST = 86_400
@@ -98,7 +98,7 @@ class ServerConfig:
     max_fisher_values: int = 8_000_000
     media: MediaLimits = field(default_factory=MediaLimits)
     upload: UploadLimits = field(default_factory=UploadLimits)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    generation: GenerationConfig = FAST
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     swap: Literal["auto", "in_place"] = "auto"
     worker: bool = True

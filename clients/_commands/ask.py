@@ -21,7 +21,7 @@ from clients._commands._common import (
 from clients._exceptions import InvalidInput
 from clients._images import image_bytes
 from clients._overlay import draw_overlay
-from server.schemas import DefenseReport, Level, Ranker, Remasking
+from server.schemas import CacheName, DefenseReport, Level, Ranker, Remasking
 
 DEFENSE_OPTIONS = (
     "level",
@@ -39,6 +39,9 @@ GENERATION_OPTIONS = (
     "temperature",
     "guidance_scale",
     "remasking",
+    "cache",
+    "prompt_interval",
+    "parallel_threshold",
     "seed",
 )
 
@@ -73,6 +76,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     generation.add_argument("--temperature", type=float)
     generation.add_argument("--guidance-scale", type=float)
     generation.add_argument("--remasking", choices=get_args(Remasking))
+    generation.add_argument("--cache", choices=get_args(CacheName), help="none: exact steps")
+    generation.add_argument(
+        "--prompt-interval", type=int, metavar="STEPS", help="until the prompt is computed anew"
+    )
+    generation.add_argument(
+        "--parallel-threshold", type=float, help="commit all that is surer; 1: one a step"
+    )
     generation.add_argument("--seed", type=int)
     add_connection_options(parser)
     add_json_option(parser)

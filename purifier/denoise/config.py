@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from purifier.errors import InvalidSetting
 from purifier.settings import require_seed, require_whole
 
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
 CacheName = Literal["none", "prefix", "dual", "dllm"]
+_SURE: frozenset[Remasking] = frozenset({"low_confidence", "margin"})
+"""Kinds of remasking whose confidence is a probability."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class GenerationConfig:
         response_interval: Steps after which the whole response is (`dllm` only).
         transfer_ratio: Share of the response that is computed in between (`dllm` only).
         parallel_threshold: Every position surer than this is committed at once, however few the
-            schedule asks for (Fast-dLLM; `low_confidence` and `margin` only). None follows the
-            schedule.
+            schedule asks for (Fast-dLLM; `low_confidence` and `margin` only). Nothing is surer
+            than 1, which follows the schedule.
         stop: Stop sequences; the answer ends before the first one.
         suffix: Text fixed behind the response and seen from the first step.
         seed: Seed of temperature and random remasking.
@@ -52,7 +54,7 @@ class GenerationConfig:
     prompt_interval: int = 25
     response_interval: int = 7
     transfer_ratio: float = 0.25
-    parallel_threshold: float | None = None
+    parallel_threshold: float = 1.0
     stop: tuple[str, ...] = ("<|eot_id|>",)
     suffix: str | None = None
     seed: int = 0
@@ -89,6 +91,23 @@ class GenerationConfig:
             raise InvalidSetting("A stop sequence must not be empty.", param="stop")
         require_seed(self.seed)
 
+    def adjusted(self, **given: Any) -> GenerationConfig:
+        """These settings with some of them given anew, for a request or a command line.
+
+        A remasking whose confidence is no probability follows the schedule unless a
+        `parallel_threshold` is given with it.
+
+        Args:
+            **given: Fields by name; None counts as not given.
+
+        Raises:
+            InvalidSetting: If a setting is out of range.
+        """
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if chosen.get("remasking", self.remasking) not in _SURE:
+            chosen.setdefault("parallel_threshold", 1.0)
+        return replace(self, **chosen)
+
     def _check_cache(self) -> None:
         if self.cache not in get_args(CacheName):
             raise InvalidSetting(
@@ -101,13 +120,11 @@ class GenerationConfig:
                 raise InvalidSetting(f"{name} must be between 1 and 4096.", param=name)
         if not 0.0 <= self.transfer_ratio <= 1.0:
             raise InvalidSetting("transfer_ratio must be between 0 and 1.", param="transfer_ratio")
-        if self.parallel_threshold is None:
-            return
         if not 0.0 <= self.parallel_threshold <= 1.0:
             raise InvalidSetting(
                 "parallel_threshold must be between 0 and 1.", param="parallel_threshold"
             )
-        if self.remasking not in ("low_confidence", "margin"):
+        if self.parallel_threshold < 1 and self.remasking not in _SURE:
             raise InvalidSetting(
                 "parallel_threshold needs remasking low_confidence or margin.",
                 param="parallel_threshold",
@@ -130,3 +147,11 @@ class GenerationConfig:
     @property
     def steps_per_block(self) -> int:
         return self.n_steps // self.n_blocks
+
+
+EXACT = GenerationConfig()
+"""The whole sequence at every step, as published."""
+
+FAST = GenerationConfig(cache="prefix", prompt_interval=8, parallel_threshold=0.95)
+"""What the service and the relabelling start from: the same answers on the demo's test set in a
+fraction of the time; docs/performance.md has the figures."""

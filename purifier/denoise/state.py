@@ -119,9 +119,7 @@ class DenoisingState:
         """How many positions this step commits."""
         count = self._schedule[self._step]
         threshold = self.config.parallel_threshold
-        if threshold is None:
-            return count
-        return max(count, sum(value >= threshold for value in confidences))
+        return max(count, sum(value > threshold for value in confidences))
 
     def _find_stop(self, changed: Sequence[int]) -> None:
         """Looks for stop sequences wherever one could have come about by a changed position."""

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from purifier.data.sample import IMAGE_MARK
 from purifier.defense.config import MaskingConfig
-from purifier.denoise.config import GenerationConfig
+from purifier.denoise.config import FAST, GenerationConfig
 from purifier.errors import InvalidSetting
 from purifier.settings import require_seed, require_whole
 
@@ -49,7 +50,7 @@ class PurifyConfig:
 
     policy: Policy = "relabel_all"
     masking: MaskingConfig = field(default_factory=MaskingConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    generation: GenerationConfig = FAST
     prompt: str | None = None
     further_prompts: tuple[str, ...] = ()
     turns: Turns = "all"
@@ -77,6 +78,11 @@ class PurifyConfig:
         for name, texts in (("prompt", given), ("further_prompts", self.further_prompts)):
             if any(not isinstance(text, str) or not text.strip() for text in texts):
                 raise InvalidSetting(f"{name} must be text that is not empty.", param=name)
+            if any(IMAGE_MARK in text for text in texts):
+                raise InvalidSetting(
+                    f"{name} must not hold {IMAGE_MARK}; it is asked about all images of a row.",
+                    param=name,
+                )
         require_whole(self.batch_size, "batch_size")
         if not 1 <= self.batch_size <= 4096:
             raise InvalidSetting("batch_size must be between 1 and 4096.", param="batch_size")
@@ -153,7 +159,8 @@ def _generation(base: GenerationConfig, settings: Any) -> GenerationConfig:
         given["stop"] = tuple(stop)
     if not isinstance(given.get("suffix"), str | None):
         raise InvalidSetting("generation.suffix must be text.", param="suffix")
-    return replace(base, **_numbers(given, ("temperature", "guidance_scale"), "generation"))
+    numbers = ("temperature", "guidance_scale", "transfer_ratio", "parallel_threshold")
+    return base.adjusted(**_numbers(given, numbers, "generation"))
 
 
 def _object(settings: Any, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from server.schemas.chat import (
     AnswerMessage,
+    CacheName,
     ChatMessage,
     ChatRequest,
     ChatResponse,
@@ -28,6 +29,7 @@ from server.schemas.models import EngineStatus, Health, ModelCard, ModelList
 
 __all__ = [
     "AnswerMessage",
+    "CacheName",
     "ChatMessage",
     "ChatRequest",
     "ChatResponse",

@@ -11,6 +11,7 @@ from server.schemas.defense import DefenseReport, DefenseRequest, Seed
 
 Role = Literal["system", "developer", "user", "assistant"]
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
+CacheName = Literal["none", "prefix", "dual", "dllm"]
 FinishReason = Literal["stop", "length"]
 
 MAX_MESSAGES = 256
@@ -81,6 +82,11 @@ class ChatRequest(BaseModel):
     temperature: float | None = None
     guidance_scale: float | None = None
     remasking: Remasking | None = None
+    cache: CacheName | None = None
+    prompt_interval: int | None = None
+    response_interval: int | None = None
+    transfer_ratio: float | None = None
+    parallel_threshold: float | None = None
     stop: Annotated[
         list[StopText] | None, BeforeValidator(_as_list), Field(max_length=MAX_STOP)
     ] = None

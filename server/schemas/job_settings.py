@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from server.schemas.chat import Remasking
+from server.schemas.chat import CacheName, Remasking
 from server.schemas.defense import Level, Ranker
 
 Policy = Literal["relabel_all", "flag_then_relabel", "drop_flagged"]
@@ -50,6 +50,11 @@ class JobGeneration(TypedDict, total=False):
     temperature: float
     guidance_scale: float
     remasking: Remasking
+    cache: CacheName
+    prompt_interval: int
+    response_interval: int
+    transfer_ratio: float
+    parallel_threshold: float
     stop: list[str]
     suffix: str | None
 

@@ -13,7 +13,6 @@ import pytest
 from fastapi.routing import APIRoute
 
 from purifier.defense.config import MaskingConfig
-from purifier.denoise.config import GenerationConfig
 from purifier.evaluation.config import EvaluationConfig
 from purifier.evaluation.gate import GateLimits
 from purifier.mdlm import registry
@@ -75,10 +74,12 @@ def errors(base: type[ServerError] = ServerError) -> Iterator[type[ServerError]]
 def test_every_field_of_a_question_is_described_with_its_default() -> None:
     described = defaults(section(API, "Request fields"))
     assert set(described) == set(ChatRequest.model_fields)
-    generation = asdict(GenerationConfig())
-    for name in ("gen_length", "temperature", "guidance_scale", "seed"):
+    generation = asdict(ServerConfig().generation)
+    numbers = ("gen_length", "temperature", "guidance_scale", "seed", "prompt_interval")
+    for name in (*numbers, "response_interval", "transfer_ratio", "parallel_threshold"):
         assert float(described[name]) == generation[name]
-    assert json.loads(described["remasking"]) == generation["remasking"]
+    for name in ("remasking", "cache"):
+        assert json.loads(described[name]) == generation[name]
     assert (generation["block_length"], described["block_length"]) == (None, "all")
     assert (generation["steps"], described["steps"]) == (None, "one a token")
 

@@ -48,6 +48,7 @@ def test_error_fits_the_envelope(kind: type[errors.ServerError]) -> None:
 def test_wire_types_name_what_the_purifier_knows() -> None:
     assert get_args(defense.Level) == get_args(defense_config.Level)
     assert get_args(defense.Ranker) == get_args(defense_config.RankerName)
+    assert get_args(chat.CacheName) == get_args(denoise_config.CacheName)
     assert get_args(chat.Remasking) == get_args(denoise_config.Remasking)
     assert len(SCOPES) == 6
 
