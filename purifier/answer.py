@@ -18,8 +18,7 @@ from torch import Tensor
 from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import Defended, defend
 from purifier.defense.plane import MaskedPlane
-from purifier.denoise.config import GenerationConfig
-from purifier.denoise.state import DenoisingState, denoising_step
+from purifier.denoise import DenoisingState, GenerationConfig, denoising_step
 from purifier.errors import PromptTooLong
 from purifier.mdlm.base import Inputs, Mdlm, Message
 from purifier.numeric import seconds
@@ -145,6 +144,7 @@ def begin_batch(
     masking: MaskingConfig | None,
     *,
     check: Callable[[], None] | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> list[Begun]:
     """Encodes, scores and masks several prepared requests; what is left is to denoise them.
 
@@ -154,6 +154,7 @@ def begin_batch(
         generation: Denoising settings; defaults of `GenerationConfig`.
         masking: The defence; None defends none of them.
         check: As for `answer_inputs`.
+        clock: As for `defend`.
 
     Raises:
         PromptTooLong: If prompt and response do not fit the model's context.
@@ -165,7 +166,7 @@ def begin_batch(
     if masking is None:
         defended = [undefended(mdlm, inputs) for inputs in requests]
     else:
-        defended = defend(mdlm, requests, generation, masking, check=check)
+        defended = defend(mdlm, requests, generation, masking, check=check, clock=clock)
     return [begin(mdlm, item, generation, undefended=masking is None) for item in defended]
 
 

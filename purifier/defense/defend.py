@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,6 +65,7 @@ def defend(
     *,
     seeds: Sequence[int] | None = None,
     check: Callable[[], None] | None = None,
+    clock: Callable[[], float] | None = None,
     positions_together: int = 8192,
 ) -> list[Defended]:
     """Encodes requests and masks the most salient visual evidence of each.
@@ -77,6 +79,8 @@ def defend(
             `masking.seed` for all.
         check: Called between the parts and between the passes that saliency takes; what it
             raises ends the defence.
+        clock: Seconds, for the timings, of a clock that waits for the device; by default
+            `purifier.numeric.seconds`.
         positions_together: Sequence positions of the requests scored together, which bounds
             the memory that gradients take; a longer request goes alone.
 
@@ -84,6 +88,7 @@ def defend(
         PurifierError: If the saliency of a request is not finite.
     """
     check = check or (lambda: None)
+    clock = clock or partial(seconds, mdlm.device)
     if seeds is not None and len(seeds) != len(requests):
         raise ValueError(f"expected {len(requests)} seeds, got {len(seeds)}")
     result: list[Defended] = []
@@ -91,7 +96,7 @@ def defend(
         for group in groups(requests, generation.gen_length, positions_together):
             done = len(result)
             own = () if seeds is None else tuple(seeds[done : done + len(group)])
-            result += defend_together(mdlm, group, generation, masking, check, own)
+            result += defend_together(mdlm, group, generation, masking, check, clock, own)
     return result
 
 
@@ -101,27 +106,28 @@ def defend_together(
     generation: GenerationConfig,
     masking: MaskingConfig,
     check: Callable[[], None],
+    clock: Callable[[], float],
     seeds: tuple[int, ...] = (),
 ) -> list[Defended]:
     """`defend` for one group of requests; no seeds: `masking.seed` for all."""
-    clock = [seconds(mdlm.device)]
+    times = [clock()]
     differentiates = RANKERS[masking.ranker].differentiates and any(r.images for r in requests)
     site = make_site(mdlm, requests, masking)
     with torch.set_grad_enabled(differentiates):
         encoding = replace(site.encode(differentiable=differentiates), seeds=seeds)
-        clock.append(seconds(mdlm.device))
+        times.append(clock())
         check()
         scores: list[Tensor] = []
         if site.shapes:
             scores = unit_scores(site, encoding, Response.of(mdlm, generation), masking, check)
     chosen = [choose(s, masking.ratio, masking.threshold) for s in scores]
-    clock.append(seconds(mdlm.device))
+    times.append(clock())
     check()
     with torch.no_grad():
         prompts = site.mask(chosen)
         planes = site.planes(scores, chosen)
-    clock.append(seconds(mdlm.device))
-    timings = {part: (clock[i + 1] - clock[i]) / len(requests) for i, part in enumerate(PARTS)}
+    times.append(clock())
+    timings = {part: (times[i + 1] - times[i]) / len(requests) for i, part in enumerate(PARTS)}
     return [
         Defended(
             prompt=prompts[owner],
