@@ -1,0 +1,230 @@
+"""The tables of `benchmarks.speed`, and their places in docs/performance.md.
+
+    python -m benchmarks.speed_report      # fills the tables of docs/performance.md
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; what is between is replaced by
+what `docs/results` says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed_settings import GOALS, limit_of
+from purifier.evaluation.report import markdown_table, percent
+
+RESULTS = Path("docs/results")
+DOCUMENT = Path("docs/performance.md")
+_PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Part = Mapping[str, Any]
+Parts = Mapping[str, Part]
+
+
+def main_table(parts: Parts) -> str:
+    """All figures, one a row."""
+    header = ["figure", "measured", "value", "lowest to highest", "n", "goal", "met"]
+    rows = []
+    for name, part in parts.items():
+        as_share = name == "identical_answers"
+        goal, met = _goal(name, part)
+        rows.append(
+            [
+                f"`{name}`",
+                part["what"],
+                f"**{_number(part['value'], as_share)}**",
+                f"{_number(part['low'], as_share)} to {_number(part['high'], as_share)}",
+                str(part["n"]),
+                goal,
+                met,
+            ]
+        )
+    return markdown_table(header, rows)
+
+
+def answers_table(parts: Parts) -> str:
+    """Seconds of undefended answers."""
+    header = ["tokens", "visual tokens", "positions", "plain s", "fast s", "plain / fast"]
+    rows = []
+    for name, tokens in (("undefended_32", 32), ("undefended_128", 128)):
+        for visual, cell in parts.get(name, {}).get("cells", {}).items():
+            took, speed_up = cell["seconds"], cell["speed_up"]
+            positions = str(cell["positions"])
+            plain, fast = _spread(took["plain"]), _spread(took["fast"])
+            rows.append([str(tokens), visual, positions, plain, fast, _spread(speed_up)])
+    return markdown_table(header, rows)
+
+
+def defended_table(parts: Parts) -> str:
+    """What the defence adds to an answer."""
+    header = ["model", "level", "ranker", "undefended s", "defended s", "ratio", "goal"]
+    rows = []
+    for name, cell in parts.get("defended_over_undefended", {}).get("cells", {}).items():
+        model = "demo" if name == "demo" else f"middle, {name} visual tokens"
+        for level in ("token", "patch"):
+            took = cell["seconds"]
+            rows.append(
+                [
+                    model,
+                    level,
+                    cell["rankers"][level],
+                    _spread(took["undefended"]),
+                    _spread(took[level]),
+                    _spread(cell[level]),
+                    f"≤ {limit_of(level):g}",
+                ]
+            )
+    return markdown_table(header, rows)
+
+
+def agreement_table(parts: Parts) -> str:
+    """Attack success and accuracy with exact and with fast settings."""
+    header = ["target", "defence", "settings", "ASR", "clean exact", "recovered"]
+    rows = []
+    for target, cells in parts.get("identical_answers", {}).get("targets", {}).items():
+        for defence, by_settings in cells.items():
+            for settings, found in by_settings.items():
+                shown = [percent(found[key]) for key in ("asr", "clean_exact", "recovered")]
+                rows.append([target, defence, settings, *shown])
+    return markdown_table(header, rows)
+
+
+def batch_table(parts: Parts) -> str:
+    """Throughput of eight requests at once."""
+    header = ["model", "defence", "requests", "one at a time /s", "eight at once /s", "ratio"]
+    rows = []
+    for name, model in (("batch8_demo", "demo"), ("batch8_middle", "middle, 729 visual tokens")):
+        for defence, cell in parts.get(name, {}).get("cells", {}).items():
+            rate = cell["answers_per_second"]
+            alone, together = _spread(rate["alone"]), _spread(rate["together"])
+            ratio = _spread(cell["speed_up"])
+            rows.append([model, defence, str(cell["requests"]), alone, together, ratio])
+    return markdown_table(header, rows)
+
+
+def rows_table(parts: Parts) -> str:
+    """Rows a second of a purification."""
+    part = parts.get("purify_rows")
+    if part is None:
+        return markdown_table(["recipe", "rows a second", "over plain"], [])
+    rates = part["rows_per_second"]
+    rows = [
+        ["published loop, one by one", _spread(rates["plain"]), "1"],
+        ["the same recipe in bulk", _spread(rates["paper"]), _spread(part)],
+        ["the product's defaults", _spread(rates["default"]), _spread(part["default_settings"])],
+    ]
+    return markdown_table(["recipe", "rows a second", "over plain"], rows)
+
+
+TABLES = {
+    "main": main_table,
+    "answers": answers_table,
+    "defended": defended_table,
+    "agreement": agreement_table,
+    "batch": batch_table,
+    "rows": rows_table,
+}
+"""The tables by the names that documents give them."""
+
+
+def made_on(parts: Parts) -> list[str]:
+    """One line for every machine and setting that figures come from."""
+    lines: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        lines.setdefault(_circumstances(part), []).append(f"`{name}`")
+    if len(lines) == 1:
+        return [f"All figures: {next(iter(lines))}."]
+    return [f"{', '.join(names)}: {line}." for line, names in lines.items()]
+
+
+def markdown(parts: Parts) -> str:
+    """The report beside the figures."""
+    headings = {
+        "main": "Ratios, measured in one run each",
+        "answers": "Undefended answers of the middle-sized model",
+        "defended": "What the defence adds",
+        "agreement": "Answers of the demo model, exact and fast (percent, 95% Wilson interval)",
+        "batch": "Eight requests at once",
+        "rows": "Purification of the demo's training set",
+    }
+    pieces = ["# Speed\n", *(f"{line}\n" for line in made_on(parts))]
+    pieces += [f"## {heading}\n\n{TABLES[name](parts)}" for name, heading in headings.items()]
+    commands = "\n".join(part["command"] for part in parts.values())
+    return "\n".join([*pieces, f"## Commands\n\n```sh\n{commands}\n```\n"])
+
+
+def filled(document: str, tables: Mapping[str, str]) -> str:
+    """A document with its tables replaced.
+
+    Raises:
+        KeyError: If it has a place for a table that there is none of.
+    """
+    return _PLACE.sub(lambda place: f"{place[1]}{tables[place[2]]}{place[3]}", document)
+
+
+def tables(results: Path) -> dict[str, str]:
+    """All tables of the documents, from the results."""
+    file = results / "speed.json"
+    parts: dict[str, Any] = json.loads(file.read_text())["parts"] if file.is_file() else {}
+    made = {name: table(parts) for name, table in TABLES.items()}
+    made["machine"] = "\n\n".join(made_on(parts)) + "\n"
+    return made | dict(_profiles(results))
+
+
+def _profiles(results: Path) -> Iterator[tuple[str, str]]:
+    from benchmarks.profile import NAME, profile_table  # noqa: PLC0415  (it uses our helpers)
+
+    file = results / f"{NAME}.json"
+    yield "profile", profile_table(json.loads(file.read_text()) if file.is_file() else {})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fills the document; returns the exit status."""
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), tables(RESULTS)))
+    return 0
+
+
+def _goal(name: str, part: Part) -> tuple[str, str]:
+    if part["settings"]["quick"] or part["settings"]["size"] != "middle":
+        return "–", "not judged: quick"
+    if name == "defended_over_undefended":
+        limit = limit_of(part["level"])
+        return f"≤ {limit:g}", "yes" if part["value"] <= limit else "no"
+    if name not in GOALS:
+        return "–", "–"
+    goal = GOALS[name]
+    shown = f"≥ {_number(goal, name == 'identical_answers')}"
+    return shown, "yes" if part["value"] >= goal else "no"
+
+
+def _circumstances(part: Part) -> str:
+    facts, settings = part["machine"], part["settings"]
+    changes = ", ".join(f"{name} {value}" for name, value in settings["generation"].items())
+    return (
+        f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, "
+        f"device {facts['device']}, {settings['dtype']}, torch {facts['torch']}, "
+        f"transformers {facts['transformers']}, {settings['repeats']} repeats; "
+        f"fast settings: {changes or 'none'}"
+        + ("; quick" if settings["quick"] else "")
+        + ("; small model" if settings["size"] != "middle" else "")
+    )
+
+
+def _number(value: float | None, as_share: bool = False) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}%" if as_share else f"{value:.3g}"
+
+
+def _spread(figure: Mapping[str, float]) -> str:
+    value, low, high = (_number(figure[key]) for key in ("value", "low", "high"))
+    return value if low == high else f"{value} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
