@@ -18,9 +18,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.segments import FeatureCache, KeyValues
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """The first step of a request, computed before its denoising began (by the defence).
+
+    Attributes:
+        stored: Keys and values of the whole sequence, the response masked.
+        logits: float32 [G, V], predictions at the first block's positions, nothing suppressed.
+    """
+
+    stored: KeyValues
+    logits: Tensor
 
 
 @dataclass
@@ -32,12 +47,19 @@ class ResponseCache:
         stored: For the conditional and the unconditional sequence; empty before the first pass.
         age: Steps since the last full pass.
         block: Block of that pass.
+        first: Predictions of the step that a first pass has computed, until it is taken.
     """
 
     config: GenerationConfig
     stored: tuple[KeyValues, ...] = ()
     age: int = 0
     block: int = -1
+    first: Tensor | None = None
+
+    @classmethod
+    def begun(cls, config: GenerationConfig, first: FirstPass) -> ResponseCache:
+        """A cache whose first full pass has been run."""
+        return cls(config, (first.stored,), block=0, first=first.logits)
 
     def due(self, block: int) -> bool:
         """Whether the next step runs the whole sequence."""
@@ -65,6 +87,7 @@ class ResponseCache:
     def step(self) -> None:
         """Counts a step."""
         self.age += 1
+        self.first = None
 
 
 @dataclass

@@ -28,10 +28,13 @@ def candidate_logits(
         chosen = [states[row] for row in exact]
         found = _exact_logits(mdlm, chosen, [candidates[row] for row in exact])
         result.update(zip(exact, found, strict=True))
+    for row, state in enumerate(states):
+        if isinstance(state.cache, ResponseCache) and state.cache.first is not None:
+            result[row] = state.cache.first.clone()
     parts = [
         _Part(mdlm, row, state, state.cache, candidates[row])
         for row, state in enumerate(states)
-        if isinstance(state.cache, ResponseCache)
+        if isinstance(state.cache, ResponseCache) and row not in result
     ]
     if parts:
         result.update(_segment_logits(mdlm, parts))

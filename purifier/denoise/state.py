@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from purifier.denoise.cache import ResponseCache, ResponseFeatures
+from purifier.denoise.cache import FirstPass, ResponseCache, ResponseFeatures
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.noise import Noise, SeededNoise
 from purifier.denoise.remasking import surest
@@ -28,6 +28,8 @@ class DenoisingState:
         prompt: The prompt, masked by the defence or not.
         config: Denoising settings.
         noise: Source of random numbers; by default seeded from `config.seed`.
+        first: The first step of this prompt and these settings, if it has been computed; used
+            where a cache can take it over.
 
     Attributes:
         prompt: [L, D], the prompt's embeddings; never written to.
@@ -50,6 +52,7 @@ class DenoisingState:
         prompt: Prompt,
         config: GenerationConfig,
         noise: Noise | None = None,
+        first: FirstPass | None = None,
     ) -> None:
         self.config = config
         self.noise = SeededNoise(config.seed) if noise is None else noise
@@ -66,7 +69,7 @@ class DenoisingState:
         self._mask_id = mdlm.tokens.mask
         self._stops = stop_ids(mdlm, config)
         self.ids = [self._mask_id] * config.gen_length
-        self.cache = _new_cache(mdlm, self)
+        self.cache = _new_cache(mdlm, self, first)
         self.steps_run = 0
         self.stop_at: int | None = None
         self._block = 0
@@ -140,12 +143,16 @@ class DenoisingState:
             self._step = 0
 
 
-def _new_cache(mdlm: Mdlm, state: DenoisingState) -> ResponseCache | ResponseFeatures | None:
+def _new_cache(
+    mdlm: Mdlm, state: DenoisingState, first: FirstPass | None
+) -> ResponseCache | ResponseFeatures | None:
     config = state.config
     if config.cache == "none":
         return None
     if config.cache == "dllm":
         return ResponseFeatures.of(mdlm, config, state.prompt_length, state.length)
+    if first is not None and config.guidance_scale == 0:
+        return ResponseCache.begun(config, first)
     return ResponseCache(config)
 
 

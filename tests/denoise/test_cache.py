@@ -13,9 +13,10 @@ from PIL import Image
 from purifier import GenerationConfig, load_mdlm
 from purifier.answer import user_messages
 from purifier.denoise import DenoisingState, denoise, denoising_step
-from purifier.denoise.cache import ResponseCache
+from purifier.denoise.cache import FirstPass, ResponseCache
 from purifier.denoise.passes import candidate_logits
 from purifier.mdlm.base import Mdlm, Prompt
+from purifier.mdlm.segments import Segment
 from tests.support.legible import legible
 
 CACHES = ("prefix", "dual", "dllm")
@@ -123,6 +124,37 @@ def test_a_part_is_computed_as_in_the_whole_sequence(
     part = candidate_logits(mdlm, [state], [candidates])[0]
     torch.testing.assert_close(full, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_first_pass_that_was_run_before_is_taken_over(mdlm: Mdlm, prompts: list[Prompt]) -> None:
+    config = GenerationConfig(gen_length=12, block_length=6, cache="prefix", prompt_interval=4)
+    for prompt in prompts:
+        expected = denoise(mdlm, [prompt], config)[0]
+        other = DenoisingState(mdlm, prompt, config)
+        stored = mdlm.key_values(other.length)
+        masks = mdlm.mask_embedding.expand(config.gen_length, -1)
+        wanted = range(len(prompt.embeds), len(prompt.embeds) + config.block)
+        whole = Segment(torch.cat([prompt.embeds, masks]), 0, wanted, stored)
+        logits, looks = mdlm.segment_attention([whole])[0]
+        assert looks.shape[2] == other.length
+        torch.testing.assert_close(looks.sum(-1), torch.ones(looks.shape[:2]))
+        state = DenoisingState(mdlm, prompt, config, first=FirstPass(stored, logits))
+        while not state.done:
+            denoising_step(mdlm, [state])
+        assert (state.ids, state.steps_run) == (expected.ids, expected.steps_run)
+
+
+def test_the_attention_of_a_pass_is_that_of_the_whole_forward(
+    mdlm: Mdlm, prompts: list[Prompt]
+) -> None:
+    masks = mdlm.mask_embedding.expand(5, -1)
+    for prompt in prompts:
+        embeds = torch.cat([prompt.embeds, masks])
+        places = range(len(prompt.embeds), len(embeds))
+        segment = Segment(embeds, 0, places, mdlm.key_values(len(embeds)))
+        looks = mdlm.segment_attention([segment])[0][1].mean((0, 1))
+        expected = mdlm.attention(embeds[None], torch.tensor([list(places)]))[0]
+        torch.testing.assert_close(looks, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_parallel_threshold_commits_all_that_is_sure(mdlm: Mdlm, prompts: list[Prompt]) -> None:

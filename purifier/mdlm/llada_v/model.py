@@ -25,7 +25,7 @@ from purifier.mdlm.base import (
 )
 from purifier.mdlm.llada_v.attention import mean_attention
 from purifier.mdlm.llada_v.config import LladaVConfig, read_config
-from purifier.mdlm.llada_v.decoder import decode_segments, head_logits, new_key_values
+from purifier.mdlm.llada_v.decoder import Looks, decode_segments, head_logits, new_key_values
 from purifier.mdlm.llada_v.features import decode_features, new_features
 from purifier.mdlm.llada_v.images import image_layout, process_image
 from purifier.mdlm.llada_v.packing import pack
@@ -320,6 +320,15 @@ class LladaV:
 
     def tail_attention(self, run: TailPass) -> Tensor:
         return peak_attention(self.modules.language_model, run)
+
+    @torch.no_grad()
+    def segment_attention(self, segments: Sequence[Segment]) -> list[tuple[Tensor, Tensor]]:
+        model = self.modules.language_model
+        looks = Looks.at(model, segments)
+        hidden = decode_segments(model, segments, looks)
+        logits = head_logits(hidden, self.modules.lm_head, self.vocab_size)
+        counts = [len(segment.wanted) for segment in segments]
+        return list(zip(logits.split(counts), looks.mass, strict=True))  # type: ignore[no-untyped-call]
 
     def feature_cache(self, prompt: int, length: int) -> FeatureCache:
         return new_features(self.modules.language_model, prompt, length)
