@@ -8,7 +8,9 @@ from typing import Any
 from purifier.data.sample import IMAGE_MARK, Place, Turn
 from purifier.errors import RowError
 
-QUESTION_KEYS = ("question", "prompt", "query", "instruction")
+QUESTION = "question"
+"""The key that a question gets where a record has none."""
+QUESTION_KEYS = (QUESTION, "prompt", "query", "instruction")
 ANSWER_KEYS = ("answer", "response", "output", "completion")
 CAPTION_KEYS = ("caption", "text")
 CAPTION_QUESTION = "Describe this image in detail."
@@ -19,6 +21,28 @@ def answer_key(record: Mapping[str, Any]) -> str | None:
     """The key of a record's answer or caption; None if it has none."""
     keys = (*ANSWER_KEYS, *CAPTION_KEYS)
     return next((key for key in keys if record.get(key) is not None), None)
+
+
+def ask_columns(record: Mapping[str, Any], question: str, answer: str) -> dict[str, Any]:
+    """A record with another question, about all its images, and its answer.
+
+    A record that has a caption alone gets a question of its own.
+
+    Args:
+        record: A readable record.
+        question: Text without image marks.
+        answer: Text without image marks.
+    """
+    key = answer_key(record)
+    assert key is not None
+    asked = question_key(record) or next((key for key in QUESTION_KEYS if key in record), QUESTION)
+    rest = {"input": ""} if asked == "instruction" and record.get("input") else {}
+    return {**record, asked: question, **rest, key: answer}
+
+
+def question_key(record: Mapping[str, Any]) -> str | None:
+    """The key of a record's question; None if it has none."""
+    return next((key for key in QUESTION_KEYS if record.get(key) is not None), None)
 
 
 def read_columns(
@@ -36,7 +60,7 @@ def read_columns(
     """
     answer = answer_key(record)
     assert answer is not None
-    question = next((key for key in QUESTION_KEYS if record.get(key) is not None), None)
+    question = question_key(record)
     if question is None and answer not in CAPTION_KEYS:
         raise _malformed(f"{place}: has {answer} but no question.", "question")
     if record.get("history"):

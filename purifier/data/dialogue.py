@@ -63,6 +63,51 @@ def replace_turns(value: Any, answers: Sequence[str]) -> Any:
     return [_answered(turn, next(left)) if _is_answer(turn) else turn for turn in value]
 
 
+def asked_turns(value: Any, question: str, answer: str) -> list[Any]:
+    """A dialogue of one question about all images of another one, and its answer.
+
+    Both turns are laid out as the first of their role; the images come before the question.
+
+    Args:
+        value: The other dialogue, as `read_dialogue` takes it, with both roles.
+        question: Text without image marks.
+        answer: Text without image marks.
+    """
+    turns = [value] if isinstance(value, dict) else value
+    users = [turn for turn in turns if ROLES[turn[_fields(turn)[0]]] == "user"]
+    images = [piece for turn in users for piece in _image_pieces(turn)]
+    field = _fields(users[0])[1]
+    asked: Any
+    if isinstance(users[0][field], list) or not all(isinstance(piece, str) for piece in images):
+        asked = [*(_text_part(users, piece) for piece in images), _text_part(users, question)]
+    else:
+        asked = "\n".join([*images, question])
+    return [{**users[0], field: asked}, _answered(next(filter(_is_answer, turns)), answer)]
+
+
+def _image_pieces(turn: Mapping[str, Any]) -> list[Any]:
+    """The images of a turn: a mark for each that the record lists, else its part."""
+    content = turn[_fields(turn)[1]]
+    pieces: list[Any] = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str) or _is_text(part):
+            text = part if isinstance(part, str) else part["text"]
+            pieces += [IMAGE_MARK] * text.count(IMAGE_MARK)
+        else:
+            pieces.append(part)
+    return pieces
+
+
+def _text_part(turns: Sequence[Mapping[str, Any]], piece: Any) -> Any:
+    """Text as a part of content, laid out as the first text of such turns."""
+    if not isinstance(piece, str):
+        return piece
+    contents = [turn[_fields(turn)[1]] for turn in turns]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    found = next((part for part in parts if _is_text(part)), {"type": "text"})
+    return piece if isinstance(found, str) else {**found, "text": piece}
+
+
 def _is_answer(turn: dict[str, Any]) -> bool:
     return ROLES[turn[_fields(turn)[0]]] == "assistant"
 

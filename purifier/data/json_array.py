@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +38,7 @@ class JsonArray:
                 return
             yield Place(self.paths[0].name, number), record
 
-    def rewrite(self, folder: Path, edit: Edit) -> Path:
+    def rewrite(self, folder: Path, edit: Edit, *, columns: Sequence[str] = ()) -> Path:
         target = folder / self.paths[0].name
         margin = self._margin()
         before, between = ("", ", ") if margin is None else (margin, f",{margin}")
@@ -47,12 +47,10 @@ class JsonArray:
             file.write(b"[")
             for number, text, record in self._elements(0):
                 place = Place(self.paths[0].name, number)
-                new = edit(place, record)
-                if new is None:
-                    continue
-                file.write((between if n_written else before).encode())
-                file.write(text.encode() if new is record else _like(text, new, place, margin))
-                n_written += 1
+                for new in edit(place, record):
+                    file.write((between if n_written else before).encode())
+                    file.write(text.encode() if new is record else _like(text, new, place, margin))
+                    n_written += 1
             file.write(b"]\n" if margin is None or not n_written else b"\n]\n")
         return target
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,18 +38,18 @@ class JsonLines:
             place = Place(self.paths[0].name, number)
             yield place, _decoded(line, place)
 
-    def rewrite(self, folder: Path, edit: Edit) -> Path:
+    def rewrite(self, folder: Path, edit: Edit, *, columns: Sequence[str] = ()) -> Path:
         target = folder / self.paths[0].name
         with target.open("wb") as file:
             for number, line in self._lines(0):
                 place = Place(self.paths[0].name, number)
                 record = _decoded(line, place)
-                new = edit(place, record)
-                if new is record:
-                    assert line is not None
-                    file.write(line if line.endswith(b"\n") else line + b"\n")
-                elif new is not None:
-                    file.write(encoded(new, place) + b"\n")
+                for new in edit(place, record):
+                    if new is record:
+                        assert line is not None
+                        file.write(line if line.endswith(b"\n") else line + b"\n")
+                    else:
+                        file.write(encoded(new, place) + b"\n")
         return target
 
     def _lines(self, start: int) -> Iterator[tuple[int, bytes | None]]:

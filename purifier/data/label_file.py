@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from purifier.data.sample import Place
 from purifier.errors import RowError
 
-Edit = Callable[[Place, Any], Any]
-"""Gives the record to write for one that was read: the same object if nothing changes, None to
-leave it out. An unreadable record comes as its `RowError`; it cannot be written."""
+Edit = Callable[[Place, Any], Sequence[Any]]
+"""Gives the records to write for one that was read: the same object if nothing changes, none to
+leave it out, several to write further ones behind it. An unreadable record comes as its
+`RowError`; it cannot be written."""
 
 
 class LabelFile(Protocol):
@@ -41,12 +42,14 @@ class LabelFile(Protocol):
         """
         ...
 
-    def rewrite(self, folder: Path, edit: Edit) -> Path:
+    def rewrite(self, folder: Path, edit: Edit, *, columns: Sequence[str] = ()) -> Path:
         """Writes the records to a folder in the same format, each as `edit` gives it.
 
         Args:
             folder: An existing folder.
             edit: Asked for every record, in order.
+            columns: Keys with text that edited records may have besides their own; a format
+                with fixed columns gets those it lacks.
 
         Returns:
             What `open_dataset` opens: the new file, or the folder where there are several.

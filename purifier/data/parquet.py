@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,6 +20,8 @@ from purifier.errors import DataError
 _BATCH_ROWS = 64
 _GROUP_ROWS = 1024
 _GROUP_BYTES = 32 * 2**20
+_NOTES = b"huggingface"
+_TEXT_FEATURE = {"dtype": "string", "_type": "Value"}
 
 
 class Parquet:
@@ -46,12 +49,12 @@ class Parquet:
             for number, record in zip(numbers, batch.to_pylist(), strict=True):
                 yield Place(path.name, number), record
 
-    def rewrite(self, folder: Path, edit: Edit) -> Path:
+    def rewrite(self, folder: Path, edit: Edit, *, columns: Sequence[str] = ()) -> Path:
         for index, path in enumerate(self.paths):
             single = path == self._root
             target = folder / (path.name if single else path.relative_to(self._root))
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._rewrite_file(index, target, edit)
+            self._rewrite_file(index, target, edit, columns)
         return folder / self._root.name if self.paths == (self._root,) else folder
 
     @cached_property
@@ -87,14 +90,14 @@ class Parquet:
                     if number >= last:
                         break
 
-    def _rewrite_file(self, index: int, target: Path, edit: Edit) -> None:
+    def _rewrite_file(self, index: int, target: Path, edit: Edit, columns: Sequence[str]) -> None:
         with _opened(self.paths[index]) as file:
-            schema, compression = file.schema_arrow, _compression(file)
+            schema, compression = _widened(file.schema_arrow, columns), _compression(file)
         with pq.ParquetWriter(target, schema, compression=compression) as writer:
             held: list[pa.RecordBatch] = []
             for path, numbers, batch in self._batches(0, None, only=index):
                 places = [Place(path.name, number) for number in numbers]
-                held.append(_edited(batch, places, edit))
+                held.append(_edited(_filled(batch, schema), places, edit))
                 if sum(map(len, held)) >= _GROUP_ROWS or (
                     sum(part.nbytes for part in held) >= _GROUP_BYTES
                 ):
@@ -105,17 +108,49 @@ class Parquet:
 
 
 def _edited(batch: pa.RecordBatch, places: Sequence[Place], edit: Edit) -> pa.RecordBatch:
-    """A batch with the changed columns rebuilt and the rows left out taken away."""
+    """A batch of the edited records: columns that changed are rebuilt, the others are taken."""
     old = batch.to_pylist()
-    new = [edit(place, record) for place, record in zip(places, old, strict=True)]
+    new = [(row, record) for row, place in enumerate(places) for record in edit(place, old[row])]
+    batch = batch.take(pa.array([row for row, _ in new], pa.int64()))
     for column, field in enumerate(batch.schema):
-        values = [
-            before[field.name] if after is None else after[field.name]
-            for before, after in zip(old, new, strict=True)
-        ]
-        if any(value is not before[field.name] for value, before in zip(values, old, strict=True)):
-            batch = batch.set_column(column, field, pa.array(values, field.type))
-    return batch.filter(pa.array([record is not None for record in new], pa.bool_()))
+        values = [record[field.name] for _, record in new]
+        before = [old[row][field.name] for row, _ in new]
+        if any(value is not kept for value, kept in zip(values, before, strict=True)):
+            batch = batch.set_column(column, field, _column(values, field, places))
+    return batch
+
+
+def _column(values: list[Any], field: pa.Field, places: Sequence[Place]) -> pa.Array:
+    try:
+        return pa.array(values, field.type)
+    except (pa.ArrowException, OverflowError):
+        raise DataError(
+            f"{places[0].file}: the column {field.name} is of the type {field.type}, which cannot "
+            "hold what is to be written there; store it as text."
+        ) from None
+
+
+def _widened(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    """A schema with further columns of text, also in the notes of `datasets` about it."""
+    missing = [name for name in columns if name not in schema.names]
+    for name in missing:
+        schema = schema.append(pa.field(name, pa.string()))
+    notes = (schema.metadata or {}).get(_NOTES)
+    if not missing or notes is None:
+        return schema
+    try:
+        known = json.loads(notes)
+        known["info"]["features"] |= dict.fromkeys(missing, _TEXT_FEATURE)
+    except (ValueError, KeyError, TypeError):
+        raise DataError("What `datasets` has noted in the parquet file is damaged.") from None
+    return schema.with_metadata({**schema.metadata, _NOTES: json.dumps(known).encode()})
+
+
+def _filled(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with nothing in the columns that it lacks."""
+    for field in list(schema)[len(batch.schema) :]:
+        batch = batch.append_column(field, pa.nulls(len(batch), field.type))
+    return batch
 
 
 def _compression(file: pq.ParquetFile) -> str:

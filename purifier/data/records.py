@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from purifier.data.columns import answer_key, read_columns
-from purifier.data.dialogue import Inline, dialogue_key, read_dialogue, replace_turns
+from purifier.data.columns import answer_key, ask_columns, read_columns
+from purifier.data.dialogue import (
+    Inline,
+    asked_turns,
+    dialogue_key,
+    read_dialogue,
+    replace_turns,
+)
 from purifier.data.image_fields import IMAGE_KEYS, listed_images
 from purifier.data.sample import IMAGE_MARK, Place, Sample, Turn
 from purifier.errors import RowError
@@ -106,6 +112,27 @@ def replace_answers(record: dict[str, Any], answers: Sequence[str]) -> dict[str,
     key = answer_key(record)
     assert key is not None
     return {**record, key: answers[0]}
+
+
+def further_record(
+    record: dict[str, Any], identity: str | int | None, question: str, answer: str
+) -> dict[str, Any]:
+    """A record of another question about all images of a readable record, and its answer.
+
+    It is laid out as that record and keeps its other keys; a system turn is left out.
+
+    Args:
+        record: With images and an answer.
+        identity: The new record's id; None where the record has none.
+        question: Text without image marks.
+        answer: Text without image marks.
+    """
+    key = dialogue_key(record)
+    if key is None:
+        new = ask_columns(record, question, answer)
+    else:
+        new = {**record, key: asked_turns(record[key], question, answer)}
+    return new if identity is None else {**new, "id": identity}
 
 
 def _placed(

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from purifier.data.columns import QUESTION, QUESTION_KEYS
 from purifier.data.dataset import BadRow, DataSet, read_row
-from purifier.data.records import replace_answers
+from purifier.data.dialogue import dialogue_key
+from purifier.data.further_ids import FurtherIds
+from purifier.data.records import further_record, replace_answers
 from purifier.data.sample import IMAGE_MARK, Place, Sample
 from purifier.data.side_table import SIDE_FILE, SideRow, SideTable
 
@@ -40,18 +43,23 @@ class Change:
     Attributes:
         record: The row's number.
         answers: The new texts of all assistant turns, in order; None keeps the old ones.
-        dropped: Whether the row is left out of what is written.
+        dropped: Whether the row is left out of what is written, and `further` with it.
         side: Further columns of the side table, such as `flagged`, `mask_ratio`, `seconds` or
             the `reason` why the row is left out.
+        further: Other questions about the row's images and their answers: rows of their own,
+            written behind it.
     """
 
     record: int
     answers: tuple[str, ...] | None = None
     dropped: bool = False
     side: Mapping[str, Scalar] = field(default_factory=dict)
+    further: tuple[tuple[str, str], ...] = ()
 
 
-def write_changed(dataset: DataSet, changes: Iterable[Change], out: Path) -> Path:
+def write_changed(
+    dataset: DataSet, changes: Iterable[Change], out: Path, *, further: bool = False
+) -> Path:
     """Writes a data set as its changes say, and a side table of all its rows.
 
     Records keep their format, their unknown keys and the order of both. A row that is bad, or
@@ -63,6 +71,8 @@ def write_changed(dataset: DataSet, changes: Iterable[Change], out: Path) -> Pat
         changes: In the order of their records, at most one a record.
         out: Folder for the new label file and `side.parquet`. If it exists, it is replaced
             once all is written.
+        further: Whether a change may have further rows. They get ids that no other row has,
+            which takes another pass over the original.
 
     Returns:
         The new label file; the folder if the original has several.
@@ -77,8 +87,9 @@ def write_changed(dataset: DataSet, changes: Iterable[Change], out: Path) -> Pat
     part.mkdir()
     try:
         with SideTable(part / SIDE_FILE) as side:
-            editor = _Editor(iter(changes), side)
-            written = dataset.file.rewrite(part, editor.edit)
+            editor = _Editor(iter(changes), side, FurtherIds(dataset) if further else None)
+            columns = _question_column(dataset) if further else ()
+            written = dataset.file.rewrite(part, editor.edit, columns=columns)
             editor.finish()
         _sync(part)
         _put(part, out)
@@ -90,32 +101,46 @@ def write_changed(dataset: DataSet, changes: Iterable[Change], out: Path) -> Pat
 class _Editor:
     """Applies the changes to the records that pass by."""
 
-    def __init__(self, changes: Iterator[Change], side: SideTable) -> None:
+    def __init__(self, changes: Iterator[Change], side: SideTable, ids: FurtherIds | None) -> None:
         self._changes = changes
         self._side = side
+        self._ids = ids
         self._next = next(changes, None)
 
-    def edit(self, place: Place, record: Any) -> Any:
-        """The record to write, None to leave it out; writes the row's line of the side table."""
+    def edit(self, place: Place, record: Any) -> list[Any]:
+        """The records to write, none to leave it out; writes the row's line of the side table."""
         change = self._take(place.record)
         row = read_row(record, place)
         side = dict(change.side) if change else {}
         if isinstance(row, BadRow):
             self._side.add(SideRow(place.record, None, side={**side, "reason": row.reason}))
-            return None
+            return []
         if change is None:
             side["reason"] = NOT_PROCESSED
         elif change.answers is not None:
             self._require_answers(change, row)
-            if not all(text.strip() and IMAGE_MARK not in text for text in change.answers):
+            if not all(map(_is_usable, change.answers)):
                 side.setdefault("reason", UNUSABLE_ANSWER)
                 change = None
         dropped = change is None or change.dropped
         new = row.answers if change is None or change.answers is None else change.answers
+        further = [] if change is None or dropped else self._further(row, record, change)
+        if further:
+            side["further"] = len(further)
         self._side.add(SideRow(place.record, row.id, row.answers, new, dropped, side))
         if dropped:
-            return None
-        return record if new == row.answers else replace_answers(record, new)
+            return []
+        return [record if new == row.answers else replace_answers(record, new), *further]
+
+    def _further(self, row: Sample, record: dict[str, Any], change: Change) -> list[Any]:
+        """The records of the other questions about a row's images."""
+        if change.further and self._ids is None:
+            raise ValueError(f"record {change.record}: write_changed(further=True) adds rows")
+        return [
+            further_record(record, self._ids.next(row.id) if self._ids else None, *pair)
+            for pair in change.further
+            if all(map(_is_usable, pair))
+        ]
 
     def finish(self) -> None:
         """Refuses changes that were not used."""
@@ -137,6 +162,18 @@ class _Editor:
                 f"record {change.record}: expected {len(row.answers)} answers, "
                 f"got {len(change.answers)}"
             )
+
+
+def _is_usable(text: str) -> bool:
+    return bool(text.strip()) and IMAGE_MARK not in text
+
+
+def _question_column(dataset: DataSet) -> tuple[str, ...]:
+    """The column that further rows of captions without questions need."""
+    for _, record in dataset.file.records(0, 1):
+        if isinstance(record, Mapping) and dialogue_key(record) is None:
+            return () if any(key in record for key in QUESTION_KEYS) else (QUESTION,)
+    return ()
 
 
 def _sync(folder: Path) -> None:

@@ -10,14 +10,10 @@ from typing import Any
 
 from purifier.data.audit import BadRowLimit, RowAudit
 from purifier.data.dataset import BadRow, DataSet, check_row
-from purifier.data.llava import write_llava
-from purifier.data.sample import IMAGE_MARK, Sample, Turn
+from purifier.data.sample import Sample
 from purifier.data.write_back import Change, write_changed
 from purifier.purification.purifier import Purifier
 from purifier.purification.row import PurifiedRow
-
-FURTHER_FILE = "further.json"
-"""Samples of the further prompts, in LLaVA's format."""
 
 _BATCHES = 4
 
@@ -81,7 +77,6 @@ def purify_dataset(
         DataError: If the data set cannot be read or has too many bad rows.
     """
     bad, tally = _audit(dataset, limit, bad_rows)
-    further: list[Sample] = []
 
     def changes() -> Iterator[Change]:
         for rows in _chunks(dataset, limit, purifier.config.batch_size * _BATCHES):
@@ -89,7 +84,6 @@ def purify_dataset(
             purified = purifier.purify(samples)
             for sample, row in zip(samples, purified, strict=True):
                 tally.add(row)
-                further.extend(further_samples(sample, row))
                 see(sample, row)
             numbers = [_record(row) for row in rows]
             dropped = [
@@ -101,36 +95,15 @@ def purify_dataset(
             yield from sorted([*made, *dropped], key=lambda change: change.record)
             progress(max(numbers) + 1, tally.rows)
 
-    write_changed(dataset, changes(), out)
-    if further:
-        write_llava(out / FURTHER_FILE, further)
+    write_changed(dataset, changes(), out, further=bool(purifier.config.further_prompts))
     return tally
 
 
 def change_of(row: PurifiedRow) -> Change:
     """What is written back of a purified row."""
     reason = {} if row.problem is None else {"reason": row.problem}
-    return Change(
-        row.record, row.answers, row.dropped, {"flagged": row.flagged, **reason, **row.side}
-    )
-
-
-def further_samples(sample: Sample, row: PurifiedRow) -> list[Sample]:
-    """The samples that further prompts about a sample's images make.
-
-    Raises:
-        DataError: If an image is held by the data set itself, for these samples name files.
-    """
-    marks = "\n".join([IMAGE_MARK] * len(sample.images))
-    name = _record(sample) if sample.id is None else sample.id
-    return [
-        Sample(
-            id=f"{name}/{number}",
-            images=sample.image_files,
-            turns=(Turn("user", f"{marks}\n{prompt}"), Turn("assistant", answer)),
-        )
-        for number, (prompt, answer) in enumerate(row.further, start=1)
-    ]
+    side = {"flagged": row.flagged, **reason, **row.side}
+    return Change(row.record, row.answers, row.dropped, side, row.further)
 
 
 def _audit(

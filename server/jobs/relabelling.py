@@ -21,6 +21,7 @@ from purifier.data.dataset import BadRow, DataSet, check_row, open_dataset
 from purifier.data.sample import Sample
 from purifier.data.write_back import Change, write_changed
 from purifier.errors import DataError
+from purifier.purification.local import change_of
 from purifier.purification.row import PurifiedRow
 from server.jobs.job import Job
 from server.store.blobs import BlobDamaged, BlobStore
@@ -136,7 +137,7 @@ def relabel(
 
     Returns:
         The shard's manifest `{shard, file, sha256, rows, relabelled, flagged, dropped,
-        seconds}`, and whether it was computed now.
+        problems, further, seconds}`, and whether it was computed now.
 
     Raises:
         DataError: If the data set cannot be read any more.
@@ -169,6 +170,7 @@ def relabel(
         "flagged": sum(row.flagged is True for row in purified),
         "dropped": sum(row.dropped for row in purified),
         "problems": sum(row.problem is not None for row in purified),
+        "further": sum(len(row.further) for row in purified),
         "seconds": round(perf_counter() - began, 3),
     }
     store.write_json(job.shard(number), manifest)
@@ -195,7 +197,7 @@ def merge(job: Job, store: BlobStore, scratch: Path, check: Check) -> dict[str, 
     """Writes the purified data set in the original's format, and the side table.
 
     Returns:
-        `{label_file, rows, relabelled, flagged, dropped, bad, problems}`.
+        `{label_file, rows, relabelled, flagged, dropped, bad, problems, further}`.
 
     Raises:
         DataError: If the data set has changed, or too many rows could not be purified.
@@ -211,13 +213,15 @@ def merge(job: Job, store: BlobStore, scratch: Path, check: Check) -> dict[str, 
         )
     manifests = [store.read_json(job.shard(n)) for n in range(len(made["shards"]))]
     facts: dict[str, Any] = {
-        name: sum(manifest[name] for manifest in manifests)
-        for name in ("relabelled", "flagged", "dropped", "problems")
+        name: sum(manifest.get(name, 0) for manifest in manifests)
+        for name in ("relabelled", "flagged", "dropped", "problems", "further")
     }
     facts |= {"rows": made["rows"], "bad": len(made["bad"])}
     _require_few_problems(job, facts)
     folder = scratch / "merged"
-    written = write_changed(dataset, _changes(manifests, made, store, check), folder)
+    further = bool(job.settings.purify.further_prompts)
+    changes = _changes(manifests, made, store, check)
+    written = write_changed(dataset, changes, folder, further=further)
     facts["label_file"] = written.relative_to(folder).as_posix()
     check()
     store.put_folder(job.merged, folder, facts)
@@ -233,18 +237,10 @@ def _changes(
     for manifest in manifests:
         check()
         _, stop = made["shards"][manifest["shard"]]
-        changes = [
-            Change(row.record, row.answers, row.dropped, _side(row))
-            for row in shard_rows(manifest, store)
-        ]
+        changes = [change_of(row) for row in shard_rows(manifest, store)]
         while bad and bad[0].record < stop:
             changes.append(bad.pop(0))
         yield from sorted(changes, key=lambda change: change.record)
-
-
-def _side(row: PurifiedRow) -> dict[str, Any]:
-    reason = {} if row.problem is None else {"reason": row.problem}
-    return {"flagged": row.flagged, **reason, **row.side}
 
 
 def _require_few_problems(job: Job, facts: dict[str, Any]) -> None:

@@ -197,8 +197,8 @@ class Stages:
 
 
 def _counts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("rows", "relabelled", "flagged", "dropped", "problems", "seconds")
-    return {name: manifest[name] for name in names}
+    names = ("rows", "relabelled", "flagged", "dropped", "problems", "further", "seconds")
+    return {name: manifest[name] for name in names if name in manifest}
 
 
 def _sentence(event: Mapping[str, Any]) -> str:

@@ -71,9 +71,9 @@ def test_a_rewritten_list_looks_like_the_old_one(
     records, kept = zip(*entries, strict=True)
     path.write_text(json.dumps(records, indent=indent, ensure_ascii=False) + end, "utf-8")
 
-    def edit(place: Place, record: dict[str, object]) -> dict[str, object] | None:
+    def edit(place: Place, record: dict[str, object]) -> list[dict[str, object]]:
         # A copy is written anew, as a changed record is.
-        return {True: record, False: dict(record), None: None}[kept[place.record]]
+        return {True: [record], False: [dict(record)], None: []}[kept[place.record]]
 
     (tmp_path / "new").mkdir(exist_ok=True)
     target = JsonArray(path).rewrite(tmp_path / "new", edit)

@@ -80,6 +80,8 @@ def test_nothing_given_is_the_default() -> None:
         ({"further_prompts": "What?"}, "further_prompts"),
         ({"further_prompts": [""]}, "further_prompts"),
         ({"further_prompts": 4}, "further_prompts"),
+        ({"further_prompts": ["<image> What?"]}, "further_prompts"),
+        ({"prompt": "<image>\nWhat?"}, "prompt"),
         ({"rescore_blocks": 1}, "rescore_blocks"),
         ({"flag_threshold": 0}, "flag_threshold"),
         ({"flag_threshold": "5"}, "flag_threshold"),

@@ -15,7 +15,7 @@ from purifier.data.dataset import open_dataset
 from purifier.data.llava import read_llava, write_llava
 from purifier.data.sample import Sample
 from purifier.mdlm.llada_v import LladaV
-from purifier.purification.local import FURTHER_FILE, purify_dataset
+from purifier.purification.local import purify_dataset
 from purifier.purify import PRESETS, Purifier, PurifyConfig, main, parse, settings
 from tests.purification.conftest import sample
 
@@ -99,7 +99,7 @@ def test_too_many_bad_rows_end_it_before_the_model_is_asked(
     assert not out.exists()
 
 
-def test_further_prompts_make_samples(
+def test_further_prompts_make_rows(
     mdlm: LladaV, label_file: Path, images: Path, samples: list[Sample]
 ) -> None:
     config = PurifyConfig.from_dict({**CONFIG.to_dict(), "further_prompts": ["Describe it."]})
@@ -107,13 +107,14 @@ def test_further_prompts_make_samples(
     tally = purify_dataset(
         Purifier(mdlm, config, images), open_dataset(label_file, images=images), out, limit=6
     )
-    made = read_llava(out / FURTHER_FILE)
+    rows = [row for row in open_dataset(out, images=images).rows() if isinstance(row, Sample)]
+    made = [row for row in rows if row.question == "Describe it."]
     with_images = [each for each in samples if each.images]
     assert tally.further == len(made) == len(with_images)
     assert [each.images for each in made] == [each.images for each in with_images]
-    assert {each.question for each in made} == {"Describe it."}
     assert all(each.answer for each in made)
-    assert open_dataset(out / FURTHER_FILE, images=images).format == "llava-json"
+    ids = [row.id for row in rows]
+    assert ids == ["one", "one/1", 2, 8, None, None, "text", "two", "two/1", "talk", "talk/1"]
 
 
 def test_without_options_the_preset_stands() -> None:

@@ -25,10 +25,11 @@ SHARD_ROWS = 4
 PURIFY = {
     "masking": {"level": "token", "ranker": "random", "ratio": 0.3},
     "generation": {"gen_length": 4, "block_length": 4, "steps": 2},
+    "further_prompts": ["Describe it."],
     "batch_size": 2,
     "seed": 3,
 }
-FINETUNE = {"parts": ["projector"], "epochs": 1, "batch_size": 6, "answer_length": None}
+FINETUNE = {"parts": ["projector"], "epochs": 1, "batch_size": 12, "answer_length": None}
 EVALUATION = {"rows": 3, "examples": 1, "batch_size": 3}
 
 
