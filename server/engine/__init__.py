@@ -1,11 +1,23 @@
-"""The engine: one thread owns the model and answers prepared requests, one after another.
+"""The engine: one thread owns the model and answers prepared requests, several at a time.
 
 Nothing here knows HTTP. A request is a `Job`; `Engine.reserve` gives it a place, the place
 turns it into a `Ticket`, and the ticket's future ends in an `Answer` or an error.
 """
 
-from server.engine.engine import Engine, EngineCounters, EngineState
-from server.engine.job import Job, Serving, Ticket
+from server.engine.counters import EngineCounters
+from server.engine.engine import Engine, EngineState
+from server.engine.job import Job, Progress, Serving, Ticket
+from server.engine.pace import Room
 from server.engine.queue import Place
 
-__all__ = ["Engine", "EngineCounters", "EngineState", "Job", "Place", "Serving", "Ticket"]
+__all__ = [
+    "Engine",
+    "EngineCounters",
+    "EngineState",
+    "Job",
+    "Place",
+    "Progress",
+    "Room",
+    "Serving",
+    "Ticket",
+]

@@ -5,46 +5,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
 from typing import Literal
 
-from purifier.answer import answer_inputs
 from purifier.defense.config import MaskingConfig
-from purifier.errors import InvalidPrompt as PromptError
-from purifier.errors import InvalidSetting as SettingError
 from purifier.errors import PurifierError
 from server.engine import canary
-from server.engine.job import Job, Serving, Ticket
+from server.engine.batch import Batch
+from server.engine.counters import Counting, EngineCounters
+from server.engine.fairness import Alternation
+from server.engine.job import Job, Progress, Serving, Ticket
+from server.engine.newcomers import Newcomers
+from server.engine.outcomes import Outcomes
+from server.engine.pace import Load, Pace, Room
 from server.engine.queue import AdmissionQueue, Place, Turn
-from server.errors import (
-    ClientDisconnected,
-    DeadlineExceeded,
-    Draining,
-    GenerationFailed,
-    InvalidSetting,
-    NotReady,
-    ServerError,
-)
+from server.engine.shared import SharedDefences
+from server.engine.swap import Swaps
+from server.errors import ClientDisconnected, DeadlineExceeded, Draining, NotReady, QueueFull
 
 _log = logging.getLogger("disp.engine")
 
 EngineState = Literal["loading", "ready", "failed", "draining", "stopped"]
 
+DEFAULT_ROOM = Room(requests=8, positions=32_768)
 _LAST_STEP_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class EngineCounters:
-    """What has become of the jobs since the start."""
-
-    admitted: int = 0
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
 
 
 def _nothing(serving: Serving) -> None:
@@ -54,13 +39,17 @@ def _nothing(serving: Serving) -> None:
 class Engine:
     """Loads a model, proves that it answers, and answers jobs until it is closed.
 
-    `swap` puts another model in its place between two answers.
+    Jobs are denoised together, in steps that they join and leave. `swap` puts another model
+    in the place of this one between two steps.
 
     Args:
         load: Loads the model; called on the engine thread.
         queue_size: Jobs that may wait.
-        deadline: Seconds one generation may take.
+        deadline: Seconds from a job's admission to its end at the latest.
         masking: The defence that the warm-up answer runs through.
+        room: Jobs that are denoised together.
+        shared_bytes: Bytes of defences that are kept for identical requests; 0 keeps none.
+        passes_per_step: Passes of newcomers between two steps of what runs.
     """
 
     def __init__(
@@ -70,17 +59,25 @@ class Engine:
         queue_size: int,
         deadline: float,
         masking: MaskingConfig | None = None,
+        room: Room = DEFAULT_ROOM,
+        shared_bytes: int = 0,
+        passes_per_step: int = 1,
     ) -> None:
         self._load = load
         self._deadline = deadline
         self._masking = masking
-        self._queue = AdmissionQueue(queue_size)
-        self._counters = EngineCounters()
-        self._counting = threading.Lock()
+        self._room = room
+        self._counting = Counting()
+        self._pace = Pace()
+        self._queue = AdmissionQueue(queue_size, self._seconds_to_room)
+        self._outcomes = Outcomes(self._queue, self._counting)
+        self._batch = Batch(room, self._check, self._outcomes, self._counting, self._pace)
+        self._turns = Alternation(self._step, passes_per_step)
+        self._shared = SharedDefences(shared_bytes)
+        self._newcomers = Newcomers(self._shared, self._turns, self._counting)
+        self._beginning: Ticket | None = None
+        self._swaps = Swaps(self._queue, self)
         self._state: EngineState = "loading"
-        self._serving: Serving | None = None
-        self._known: weakref.WeakSet[Serving] = weakref.WeakSet()
-        self._swaps: set[Future[Serving]] = set()
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.ready: Future[Serving] = Future()
@@ -93,7 +90,7 @@ class Engine:
 
     @property
     def counters(self) -> EngineCounters:
-        return self._counters
+        return self._counting.read()
 
     @property
     def waiting(self) -> int:
@@ -102,13 +99,13 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """Jobs being answered: 0 or 1."""
-        return int(self._queue.running is not None)
+        """Jobs being answered."""
+        return self._queue.running
 
     @property
-    def refused(self) -> int:
-        """Jobs that found the queue full."""
-        return self._queue.refused
+    def steps_per_second(self) -> float:
+        """Denoising steps of what runs in a second, as measured."""
+        return self._pace.steps_per_second
 
     def start(self) -> None:
         """Begins to load."""
@@ -120,9 +117,9 @@ class Engine:
         Raises:
             NotReady: If there is none yet.
         """
-        if self._serving is None:
+        if self._swaps.serving is None:
             raise NotReady(retry_after=5)
-        return self._serving
+        return self._swaps.serving
 
     def reserve(self, serving: Serving | None = None) -> Place:
         """Takes a place in the queue, to be used or given back as a context.
@@ -135,8 +132,12 @@ class Engine:
             NotReady, QueueFull, Draining: If there is none.
         """
         chosen = serving or self.serving()
-        self._queue.reserve()
-        return Place(self._queue, lambda job: self._admit(job, chosen))
+        try:
+            self._queue.reserve()
+        except QueueFull:
+            self._counting.add("refused")
+            raise
+        return Place(self._queue, lambda job, progress: self._admit(job, chosen, progress))
 
     def swap(
         self,
@@ -147,12 +148,13 @@ class Engine:
     ) -> Future[Serving]:
         """Puts another model in the place of the one that answers.
 
-        The new one answers a first question before anything changes. Between two answers
-        `commit` is called and the new one takes over: every job admitted from then on is its
-        own, and those admitted before are still answered by the old one.
+        The new one answers a first question before anything changes. Between two denoising
+        steps `commit` is called and the new one takes over: every job admitted from then on is
+        its own, and those admitted before are still answered by the old one.
 
         With `restore` the two do not fit into the memory together: the old one answers what
-        waits, its weights are dropped, and only then `load` is called, while new jobs wait.
+        runs and waits, its weights are dropped, and only then `load` is called, while new jobs
+        wait.
 
         Args:
             load: Loads the new model; called on a thread of its own, or with `restore` on the
@@ -165,25 +167,13 @@ class Engine:
         Returns:
             Ends in the new model, or in the error for which everything stays as it was.
         """
-        done: Future[Serving] = Future()
-        done.set_running_or_notify_cancel()
-        self._swaps.add(done)
-        done.add_done_callback(self._swaps.discard)
-        if restore is None:
-            aside = threading.Thread(
-                target=self._load_aside, args=(load, commit, done), name="swap", daemon=True
-            )
-            aside.start()
-        else:
-            self._put_turn(lambda: self._replace(load, commit, restore), done, last=True)
-        return done
+        return self._swaps.begin(load, commit, restore)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Takes a job out of the queue, or stops it before its next denoising step."""
+        """Takes a job out of the queue, or out of the batch before its next denoising step."""
         ticket.cancelled.set()
         if self._queue.discard(ticket):
-            self._count("cancelled")
-            ticket.fail(ClientDisconnected())
+            self._outcomes.refused(ticket, ClientDisconnected())
 
     def close(self, timeout: float | None = None) -> bool:
         """Takes no more jobs, answers those inside, and ends the thread.
@@ -197,11 +187,11 @@ class Engine:
         if self._state in ("loading", "ready"):
             self._state = "draining"
         self._queue.close()
-        if self._serving is not None:
+        if self._swaps.serving is not None:
             self._thread.join(timeout)
         answered = not self._thread.is_alive()
         self.abandon()
-        if self._serving is not None:
+        if self._swaps.serving is not None:
             self._thread.join(_LAST_STEP_SECONDS)
         return answered
 
@@ -211,18 +201,50 @@ class Engine:
         self._abandoned.set()
         for ticket in self._queue.inside():
             ticket.fail(Draining(retry_after=1))
-        for done in list(self._swaps):
-            _fail(done, Draining(retry_after=1))
+        self._swaps.abandon()
 
-    def _count(self, what: Literal["admitted", "completed", "failed", "cancelled"]) -> None:
-        with self._counting:
-            changed = {what: getattr(self._counters, what) + 1}
-            self._counters = replace(self._counters, **changed)
+    @property
+    def abandoned(self) -> bool:
+        """Whether every job inside is to end now."""
+        return self._abandoned.is_set()
 
-    def _admit(self, job: Job, serving: Serving) -> Ticket:
-        ticket = Ticket(job, serving)
+    def prove(self, serving: Serving) -> None:
+        """Lets a new model answer a first question, while the running batch goes on.
+
+        Raises:
+            CanaryFailed: If it does not answer.
+            Draining: If the engine is abandoned meanwhile.
+        """
+
+        def between() -> None:
+            self._stop_if_abandoned()
+            self._turns.passed()
+
+        canary.require_answer(serving, self._masking, between)
+
+    def changed(self) -> None:
+        """Forgets what was kept for the model before."""
+        self._shared.clear()
+
+    def lost(self) -> None:
+        """Takes no more jobs: no model is left."""
+        self._state = "failed"
+        self._queue.close()
+
+    def require_open(self) -> None:
+        """Checks that the engine does not close.
+
+        Raises:
+            Draining: If it does.
+        """
+        if self._state == "draining":
+            raise Draining(retry_after=1)
+
+    def _admit(self, job: Job, serving: Serving, progress: Progress | None) -> Ticket:
+        ticket = Ticket(job, serving, progress=progress)
+        ticket.deadline = ticket.submitted + self._deadline
         self._queue.put(ticket)
-        self._count("admitted")
+        self._counting.add("admitted")
         return ticket
 
     def _run(self) -> None:
@@ -235,142 +257,80 @@ class Engine:
             self._state = "failed"
             self.ready.set_exception(error)
             return
-        self._take_over(serving)
+        self._swaps.take_over(serving)
         if self._state == "loading":
             self._state = "ready"
         self.ready.set_result(serving)
-        while (item := self._queue.take()) is not None:
-            if isinstance(item, Turn):
-                item.act()
-            else:
-                self._answer(item)
+        self._serve()
         if self._state != "failed":
             self._state = "stopped"
 
     def _warm_up(self, serving: Serving) -> None:
-        """Answers one question, defended; the first measurement of the service time."""
-        _, seconds = canary.ask(serving, self._masking, self._stop_if_abandoned)
-        self._queue.times.record(canary.GENERATION.n_steps, seconds)
+        """Answers one question, defended; the first measurement of the pace."""
+        answer, seconds = canary.ask(serving, self._masking, self._stop_if_abandoned)
+        denoising = answer.timings["denoise"]
+        self._pace.learn(seconds - denoising, denoising / max(answer.steps, 1))
 
-    def _take_over(self, serving: Serving) -> None:
-        self._known.add(serving)
-        self._serving = serving
-
-    def _load_aside(
-        self,
-        load: Callable[[], Serving],
-        commit: Callable[[Serving], object],
-        done: Future[Serving],
-    ) -> None:
-        try:
-            serving = load()
-        except Exception as error:
-            _fail(done, error)
-        else:
-            self._put_turn(lambda: self._flip(serving, commit), done, last=False)
-
-    def _put_turn(self, act: Callable[[], Serving], done: Future[Serving], *, last: bool) -> None:
-        def turn() -> None:
-            try:
-                self._stop_if_draining()
-                serving = act()
-            except Exception as error:
-                _fail(done, error)
+    def _serve(self) -> None:
+        """Takes up what waits and steps what runs, until the queue is closed and both are empty."""
+        while True:
+            idle = len(self._batch) == 0
+            item = self._queue.take(self._batch.fits, wait=idle)
+            if isinstance(item, Ticket):
+                self._begin(item)
+            elif isinstance(item, Turn):
+                item.act()
+            elif idle:
+                return
             else:
-                with suppress(InvalidStateError):
-                    done.set_result(serving)
+                self._turns.step()
 
+    def _begin(self, ticket: Ticket) -> None:
+        """Takes a request up until it runs, or has to end."""
+        self._beginning = ticket
+        self._pace.begins()
         try:
-            self._queue.put_turn(Turn(turn), last=last)
-        except Draining as error:
-            _fail(done, error)
-
-    def _flip(self, serving: Serving, commit: Callable[[Serving], object]) -> Serving:
-        canary.require_answer(serving, self._masking, self._stop_if_abandoned)
-        commit(serving)
-        self._take_over(serving)
-        return serving
-
-    def _replace(
-        self,
-        load: Callable[[], Serving],
-        commit: Callable[[Serving], object],
-        restore: Callable[[], Serving],
-    ) -> Serving:
-        for known in list(self._known):
-            known.release()
-        serving: Serving | None = None
-        try:
-            serving = load()
-            return self._flip(serving, commit)
-        except Exception:
-            if serving is not None:
-                serving.release()
-            if not self._abandoned.is_set():
-                self._put_back(restore)
-            raise
-
-    def _put_back(self, restore: Callable[[], Serving]) -> None:
-        try:
-            self._take_over(restore())
-        except Exception:
-            _log.critical("The old model could not be loaded again.", exc_info=True)
-            self._state = "failed"
-            self._serving = None
-            self._queue.close()
-
-    def _stop_if_draining(self) -> None:
-        if self._state == "draining":
-            raise Draining(retry_after=1)
-
-    def _stop_if_abandoned(self) -> None:
-        if self._abandoned.is_set():
-            raise Draining(retry_after=1)
-
-    def _answer(self, ticket: Ticket) -> None:
-        deadline = time.monotonic() + self._deadline
-
-        def check() -> None:
-            self._stop_if_abandoned()
-            if ticket.cancelled.is_set():
-                raise ClientDisconnected
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded
-
-        try:
-            check()
+            self._check(ticket)
             if ticket.serving.released:
                 ticket.move(self.serving())
-            job = ticket.job
-            result = answer_inputs(
-                ticket.serving.mdlm,
-                job.inputs,
-                generation=job.generation,
-                masking=job.masking,
-                check=check,
-            )
+            begun = self._newcomers.begin(ticket, lambda: self._check(ticket))
+            self._batch.join(ticket, begun)
         except Exception as error:
-            self._end(ticket, self._judge(error, ticket.job))
-        else:
-            self._count("completed")
-            self._queue.done(ticket, completed=True)
-            ticket.succeed(result)
+            self._pace.gives_up()
+            self._outcomes.failed(ticket, error)
+        finally:
+            self._beginning = None
+        self._turns.passed()
 
-    def _end(self, ticket: Ticket, error: ServerError) -> None:
-        self._count("cancelled" if isinstance(error, ClientDisconnected) else "failed")
-        self._queue.done(ticket, completed=False)
-        ticket.fail(error)
+    def _step(self) -> None:
+        """Moves the running batch on; ends what has waited too long."""
+        for ticket in self._queue.expired(time.monotonic()):
+            self._outcomes.refused(ticket, _waited_too_long())
+        self._batch.step()
 
-    def _judge(self, error: Exception, job: Job) -> ServerError:
-        """What the client is told; what it is not told goes into the log."""
-        if isinstance(error, ServerError):
-            return error
-        if isinstance(error, SettingError | PromptError):
-            return InvalidSetting(error.message, param=error.param)
-        _log.error("Request %s failed in the engine.", job.request_id, exc_info=error)
-        return GenerationFailed()
+    def _check(self, ticket: Ticket) -> None:
+        """Raises if a request has to end."""
+        self._stop_if_abandoned()
+        if ticket.cancelled.is_set():
+            raise ClientDisconnected
+        if time.monotonic() > ticket.deadline:
+            raise DeadlineExceeded
+
+    def _stop_if_abandoned(self) -> None:
+        if self.abandoned:
+            raise Draining(retry_after=1)
+
+    def _seconds_to_room(self) -> float:
+        """Seconds until the request that has waited longest should be taken up."""
+        loads = self._batch.loads
+        if (newcomer := self._beginning) is not None:
+            generation = newcomer.job.generation
+            steps = self._pace.steps_left(0, generation.n_steps)
+            loads = (*loads, Load(newcomer.job.positions, steps))
+        waiting = self._queue.next_ticket
+        positions = 0 if waiting is None else waiting.job.positions
+        return self._pace.seconds_until(self._room.steps_until(positions, loads))
 
 
-def _fail(done: Future[Serving], error: Exception) -> None:
-    with suppress(InvalidStateError):
-        done.set_exception(error)
+def _waited_too_long() -> DeadlineExceeded:
+    return DeadlineExceeded("The request has waited for longer than the server allows. Try later.")

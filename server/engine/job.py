@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -76,6 +77,8 @@ class Job:
         generation: Denoising settings.
         masking: The defence; None answers undefended.
         request_id: For the log.
+        content: Digest of all that decides what the defence does with it on a given model;
+            None does not share the defence's work with others.
         again: Makes the job anew for another model, should this one's weights be gone when its
             turn comes.
     """
@@ -84,12 +87,18 @@ class Job:
     generation: GenerationConfig
     masking: MaskingConfig | None
     request_id: str = "-"
+    content: bytes | None = None
     again: Callable[[Serving], Job] | None = field(default=None, repr=False)
 
     @property
-    def work(self) -> int:
-        """Its size in denoising steps, by which service times are compared."""
-        return self.generation.n_steps
+    def positions(self) -> int:
+        """Sequence positions it takes of a denoising step; guidance takes them twice."""
+        length = self.inputs.length + self.generation.gen_length
+        return length * (2 if self.generation.guidance_scale > 0 else 1)
+
+
+Progress = Callable[[str], None]
+"""Hears of text that is certain; on the engine's thread, so it must not wait."""
 
 
 @dataclass(eq=False)
@@ -103,6 +112,11 @@ class Ticket:
         future: Ends in the answer or in the error.
         submitted: Monotonic seconds of its admission.
         started: Monotonic seconds at which the engine took it up; None before.
+        deadline: Monotonic seconds after which it ends in an error, wherever it is.
+        cancelled: Set once nobody waits for it any more.
+        progress: Hears "" when the answer is begun, defended and bound to its checkpoint for
+            good, then the text of every finished block. What it heard is the beginning of the
+            answer's text.
     """
 
     job: Job
@@ -110,7 +124,9 @@ class Ticket:
     future: Future[Answer] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
+    deadline: float = math.inf
     cancelled: threading.Event = field(default_factory=threading.Event)
+    progress: Progress | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         # A running future cannot be cancelled from outside: only the engine ends it.

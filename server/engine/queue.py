@@ -1,8 +1,7 @@
-"""The bounded queue in front of the engine, and how long it will take to have room."""
+"""The bounded queue in front of the engine."""
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -10,44 +9,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from server.engine.job import Job, Ticket
+from server.engine.job import Job, Progress, Ticket
+from server.engine.pace import as_retry_after
 from server.errors import Draining, QueueFull
-
-_WEIGHT_OF_LAST = 0.3
-_LONGEST_WAIT = 3600
-
-
-class ServiceTimes:
-    """A running mean of the seconds that one denoising step costs, masking included."""
-
-    def __init__(self) -> None:
-        self._seconds_per_step: float | None = None
-
-    def record(self, work: int, seconds: float) -> None:
-        """Adds a finished job of `work` steps."""
-        last = seconds / max(work, 1)
-        mean = last if self._seconds_per_step is None else self._seconds_per_step
-        self._seconds_per_step = mean + _WEIGHT_OF_LAST * (last - mean)
-
-    def expect(self, work: int) -> float:
-        """Seconds that a job of `work` steps is expected to take; 0 if nothing is known."""
-        return (self._seconds_per_step or 0.0) * work
 
 
 class Place:
     """A place in the queue, held while a request is prepared; given back if it is not used."""
 
-    def __init__(self, queue: AdmissionQueue, submit: Callable[[Job], Ticket]) -> None:
+    def __init__(
+        self, queue: AdmissionQueue, submit: Callable[[Job, Progress | None], Ticket]
+    ) -> None:
         self._queue = queue
         self._submit = submit
         self._open = True
 
-    def submit(self, job: Job) -> Ticket:
-        """Puts a job into the place."""
+    def submit(self, job: Job, progress: Progress | None = None) -> Ticket:
+        """Puts a job into the place.
+
+        Args:
+            job: What is asked.
+            progress: Hears on the engine's thread how far the answer is; see `Ticket`.
+        """
         if not self._open:
             raise RuntimeError("This place is used up.")
         self._open = False
-        return self._submit(job)
+        return self._submit(job, progress)
 
     def __enter__(self) -> Place:
         return self
@@ -65,32 +52,49 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """Something the engine does between two answers; it takes no place."""
+    """Something the engine does between two denoising steps; it takes no place.
+
+    Attributes:
+        act: What it does.
+        alone: Whether it waits until nothing runs any more.
+    """
 
     act: Callable[[], None]
+    alone: bool = False
 
 
 class AdmissionQueue:
-    """First in, first out; at most `size` places, reserved ones included."""
+    """First in, first out; at most `size` places, reserved ones included.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: Places.
+        seconds_to_room: Seconds until a place should be free.
+    """
+
+    def __init__(self, size: int, seconds_to_room: Callable[[], float] = lambda: 0.0) -> None:
         self._size = size
+        self._seconds_to_room = seconds_to_room
         self._changed = threading.Condition()
         self._waiting: deque[Ticket | Turn] = deque()
         self._turns = 0
         self._reserved = 0
-        self._running: Ticket | None = None
+        self._running: list[Ticket] = []
         self._closed = False
-        self.refused = 0
-        self.times = ServiceTimes()
 
     @property
     def waiting(self) -> int:
         return len(self._waiting) - self._turns
 
     @property
-    def running(self) -> Ticket | None:
-        return self._running
+    def running(self) -> int:
+        """Tickets that were taken and have not ended."""
+        return len(self._running)
+
+    @property
+    def next_ticket(self) -> Ticket | None:
+        """The ticket that has waited longest."""
+        with self._changed:
+            return next((item for item in self._waiting if isinstance(item, Ticket)), None)
 
     def reserve(self) -> None:
         """Takes a place.
@@ -101,10 +105,9 @@ class AdmissionQueue:
         """
         with self._changed:
             if self._closed:
-                raise Draining(retry_after=_as_retry_after(self._seconds_to_room()))
+                raise Draining(retry_after=as_retry_after(self._seconds_to_room()))
             if self.waiting + self._reserved >= self._size:
-                self.refused += 1
-                raise QueueFull(retry_after=_as_retry_after(self._seconds_to_room()))
+                raise QueueFull(retry_after=as_retry_after(self._seconds_to_room()))
             self._reserved += 1
 
     def give_back(self) -> None:
@@ -138,28 +141,38 @@ class AdmissionQueue:
             self._turns += 1
             self._changed.notify()
 
-    def take(self) -> Ticket | Turn | None:
-        """Waits for what comes next; a ticket is the running one from now on.
+    def take(self, fits: Callable[[Ticket], bool], *, wait: bool) -> Ticket | Turn | None:
+        """What comes next, if its time has come; nobody overtakes.
+
+        Args:
+            fits: Whether a ticket has room beside those that run. A ticket that is taken runs
+                from now on.
+            wait: Whether to wait for something; for an engine where nothing runs.
 
         Returns:
-            None once the queue is closed and empty.
+            None if the next one has to wait, or nothing waits; with `wait` only once the
+            queue is closed and empty.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            item = self._waiting.popleft() if self._waiting else None
-            self._running = item if isinstance(item, Ticket) else None
+            if wait:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+            if not self._waiting:
+                return None
+            item = self._waiting[0]
+            if not ((wait or not item.alone) if isinstance(item, Turn) else fits(item)):
+                return None
+            self._waiting.popleft()
             if isinstance(item, Turn):
                 self._turns -= 1
-            if self._running is not None:
-                self._running.started = time.monotonic()
+            else:
+                item.started = time.monotonic()
+                self._running.append(item)
             return item
 
-    def done(self, ticket: Ticket, *, completed: bool) -> None:
-        """Says that the running ticket has ended; a completed one is measured."""
+    def done(self, ticket: Ticket) -> None:
+        """Says that a running ticket has ended."""
         with self._changed:
-            self._running = None
-            if completed and ticket.started is not None:
-                self.times.record(ticket.job.work, time.monotonic() - ticket.started)
+            self._running.remove(ticket)
 
     def discard(self, ticket: Ticket) -> bool:
         """Takes a waiting ticket out; False if it is not waiting."""
@@ -170,25 +183,24 @@ class AdmissionQueue:
                 return False
             return True
 
+    def expired(self, now: float) -> list[Ticket]:
+        """Takes the waiting tickets out whose deadline is before `now` (monotonic seconds)."""
+        with self._changed:
+            late = [
+                item for item in self._waiting if isinstance(item, Ticket) and item.deadline < now
+            ]
+            for ticket in late:
+                self._waiting.remove(ticket)
+            return late
+
     def inside(self) -> list[Ticket]:
-        """The running ticket and the waiting ones."""
+        """The running tickets and the waiting ones."""
         with self._changed:
             waiting = [item for item in self._waiting if isinstance(item, Ticket)]
-            return [*([self._running] if self._running else []), *waiting]
+            return [*self._running, *waiting]
 
     def close(self) -> None:
         """Takes no more tickets; those inside are still served."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def _seconds_to_room(self) -> float:
-        """A place is free when the running ticket ends and the next one is taken up."""
-        if self._running is None or self._running.started is None:
-            return 0.0
-        elapsed = time.monotonic() - self._running.started
-        return max(0.0, self.times.expect(self._running.job.work) - elapsed)
-
-
-def _as_retry_after(seconds: float) -> int:
-    return min(max(1, math.ceil(seconds)), _LONGEST_WAIT)

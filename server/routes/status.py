@@ -33,7 +33,7 @@ async def status(engine: EngineHere, services: ServicesHere) -> EngineStatus:
         completed=counters.completed,
         failed=counters.failed,
         cancelled=counters.cancelled,
-        refused=engine.refused,
+        refused=counters.refused,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT,
         worker=None if services.worker is None else services.worker.state,
         worker_restarts=0 if services.worker is None else services.worker.restarts,

@@ -16,7 +16,6 @@ from purifier.answer import user_messages
 from purifier.defense.config import RankerName
 from purifier.mdlm.base import Mdlm
 from server.engine import Engine, Job, Serving, Ticket
-from server.engine.queue import ServiceTimes
 from server.errors import (
     ClientDisconnected,
     DeadlineExceeded,
@@ -90,7 +89,7 @@ def test_full_queue_refuses_and_counts(start: Start, serving: Serving, tampered:
         engine.reserve()
     assert caught.value.retry_after is not None
     assert caught.value.retry_after >= 1
-    assert (engine.running, engine.waiting, engine.refused) == (1, 2, 1)
+    assert (engine.running, engine.waiting, engine.counters.refused) == (1, 2, 1)
     barrier.open()
     for ticket in tickets:
         ticket.future.result(60)
@@ -255,13 +254,3 @@ def test_model_that_does_not_answer_is_never_ready(serving: Serving, tampered: T
     with pytest.raises(torch.OutOfMemoryError):
         engine.ready.result(60)
     assert engine.state == "failed"
-
-
-def test_service_times_follow_what_is_measured() -> None:
-    times = ServiceTimes()
-    assert times.expect(10) == 0
-    times.record(10, 5.0)
-    assert times.expect(20) == pytest.approx(10.0)
-    for _ in range(50):
-        times.record(4, 8.0)
-    assert times.expect(3) == pytest.approx(6.0, rel=1e-3)

@@ -1,0 +1,166 @@
+"""The running batch: responses on their way, moved on together one denoising step at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from purifier.answer import Begun, finish
+from purifier.denoise import denoising_step
+from purifier.denoise.noise import Noise
+from purifier.numeric import seconds
+from server.engine.block_text import BlockText
+from server.engine.counters import Counting
+from server.engine.job import Serving, Ticket
+from server.engine.outcomes import Outcomes
+from server.engine.pace import Load, Pace, Room
+
+
+@dataclass(eq=False)
+class Running:
+    """A request of the running batch.
+
+    Attributes:
+        ticket: The request.
+        begun: Its response.
+        text: What can be told of the response before it is whole; None if nobody listens.
+    """
+
+    ticket: Ticket
+    begun: Begun
+    text: BlockText | None
+
+
+class Batch:
+    """Requests that are denoised together; they join and leave between steps.
+
+    Requests of one checkpoint share a pass of its model; those of another one make a pass of
+    their own in the same step. What goes wrong with one of them ends that one alone. For the
+    engine's thread alone.
+
+    Args:
+        room: How many run together.
+        check: Raises if a request has to end.
+        outcomes: Ends them.
+        counting: Where steps are counted.
+        pace: Where steps are timed.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        check: Callable[[Ticket], None],
+        outcomes: Outcomes,
+        counting: Counting,
+        pace: Pace,
+    ) -> None:
+        self._room = room
+        self._check = check
+        self._outcomes = outcomes
+        self._counting = counting
+        self._pace = pace
+        self._running: list[Running] = []
+        self.loads: tuple[Load, ...] = ()
+        """What runs and how long yet; may be read by other threads."""
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def fits(self, ticket: Ticket) -> bool:
+        """Whether a request has room beside those that run."""
+        running = [item.ticket.job.positions for item in self._running]
+        return self._room.takes(ticket.job.positions, running)
+
+    def join(self, ticket: Ticket, begun: Begun) -> None:
+        """Takes a request in; it is moved on from the next step."""
+        self._pace.joins(alone=not self._running)
+        text = None
+        if ticket.progress is not None:
+            text = BlockText(ticket.serving.mdlm, begun.state)
+            ticket.progress("")
+        self._running.append(Running(ticket, begun, text))
+        self._publish()
+
+    def step(self) -> None:
+        """Moves every request on by one step; those that are done or have to end leave.
+
+        Raises nothing: an error ends the request whose it is.
+        """
+        for item in list(self._running):
+            try:
+                self._check(item.ticket)
+            except Exception as error:
+                self._leave(item, error)
+        groups: dict[Serving, list[Running]] = {}
+        for item in self._running:
+            groups.setdefault(item.ticket.serving, []).append(item)
+        for serving, group in groups.items():
+            self._step_group(serving, group)
+        if groups:
+            self._pace.steps()
+        for item in list(self._running):
+            self._tell(item)
+        self._publish()
+
+    def _step_group(self, serving: Serving, group: Sequence[Running]) -> None:
+        """Steps requests of one checkpoint together; if that fails, one by one."""
+        drawn = _noise_of(group)
+        try:
+            self._move(serving, group)
+        except Exception as error:
+            if len(group) == 1:
+                self._leave(group[0], error)
+                return
+            # The draws of the failed step are made again, so that the answers stay the same.
+            for item, noise in drawn:
+                item.begun.state.noise = noise
+            for item in group:
+                self._step_group(serving, [item])
+
+    def _move(self, serving: Serving, group: Sequence[Running]) -> None:
+        start = seconds(serving.mdlm.device)
+        denoising_step(serving.mdlm, [item.begun.state for item in group])
+        share = (seconds(serving.mdlm.device) - start) / len(group)
+        for item in group:
+            item.begun.denoise_seconds += share
+        self._counting.add_step(len(group))
+
+    def _tell(self, item: Running) -> None:
+        """Says what is new: the answer, or the text of a finished block."""
+        state = item.begun.state
+        try:
+            if not state.done:
+                piece = "" if item.text is None else item.text.advance()
+                if piece and item.ticket.progress is not None:
+                    item.ticket.progress(piece)
+                return
+            answer = finish(item.ticket.serving.mdlm, item.begun)
+        except Exception as error:
+            self._leave(item, error)
+            return
+        self._running.remove(item)
+        self._pace.ends(state.steps_run, state.config.n_steps)
+        self._outcomes.answered(item.ticket, answer)
+
+    def _leave(self, item: Running, error: Exception) -> None:
+        self._running.remove(item)
+        self._outcomes.failed(item.ticket, error)
+
+    def _publish(self) -> None:
+        self.loads = tuple(
+            Load(
+                item.ticket.job.positions,
+                self._pace.steps_left(item.begun.state.steps_run, item.begun.state.config.n_steps),
+            )
+            for item in self._running
+        )
+
+
+def _noise_of(group: Sequence[Running]) -> list[tuple[Running, Noise]]:
+    """The random numbers to come, of the requests that draw any."""
+    return [
+        (item, copy.deepcopy(item.begun.state.noise))
+        for item in group
+        if item.begun.state.config.temperature > 0 or item.begun.state.config.remasking == "random"
+    ]

@@ -1,0 +1,154 @@
+"""The model that answers, and how another one takes its place."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import Protocol
+
+from server.engine.job import Serving
+from server.engine.queue import AdmissionQueue, Turn
+from server.errors import Draining
+
+_log = logging.getLogger("disp.engine")
+
+
+class Host(Protocol):
+    """What a swap needs of the engine around it; called on the engine's thread."""
+
+    def prove(self, serving: Serving) -> None:
+        """Lets a new model answer a first question; raises if it does not."""
+
+    def changed(self) -> None:
+        """Another model answers from now on, or the old one again."""
+
+    def lost(self) -> None:
+        """No model is left that could answer."""
+
+    def require_open(self) -> None:
+        """Raises `Draining` if the engine closes."""
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether everything inside is to end now."""
+
+
+class Swaps:
+    """Holds the model that answers; puts others in its place between two denoising steps.
+
+    Args:
+        queue: Where a swap waits for its turn.
+        host: The engine.
+    """
+
+    def __init__(self, queue: AdmissionQueue, host: Host) -> None:
+        self._queue = queue
+        self._host = host
+        self._known: weakref.WeakSet[Serving] = weakref.WeakSet()
+        self._pending: set[Future[Serving]] = set()
+        self.serving: Serving | None = None
+        """The model that answers now."""
+
+    def take_over(self, serving: Serving) -> None:
+        """Lets a model answer; for the engine's thread alone."""
+        self._known.add(serving)
+        self.serving = serving
+        self._host.changed()
+
+    def begin(
+        self,
+        load: Callable[[], Serving],
+        commit: Callable[[Serving], object],
+        restore: Callable[[], Serving] | None,
+    ) -> Future[Serving]:
+        """Begins a swap; see `Engine.swap`."""
+        done: Future[Serving] = Future()
+        done.set_running_or_notify_cancel()
+        self._pending.add(done)
+        done.add_done_callback(self._pending.discard)
+        if restore is None:
+            aside = threading.Thread(
+                target=self._load_aside, args=(load, commit, done), name="swap", daemon=True
+            )
+            aside.start()
+        else:
+            self._put_turn(lambda: self._replace(load, commit, restore), done, alone=True)
+        return done
+
+    def abandon(self) -> None:
+        """Ends every swap that has not ended."""
+        for done in list(self._pending):
+            _fail(done, Draining(retry_after=1))
+
+    def _load_aside(
+        self,
+        load: Callable[[], Serving],
+        commit: Callable[[Serving], object],
+        done: Future[Serving],
+    ) -> None:
+        try:
+            serving = load()
+        except Exception as error:
+            _fail(done, error)
+        else:
+            self._put_turn(lambda: self._flip(serving, commit), done, alone=False)
+
+    def _put_turn(self, act: Callable[[], Serving], done: Future[Serving], *, alone: bool) -> None:
+        """Lets the engine act before all that waits, or with `alone` behind it and undisturbed."""
+
+        def turn() -> None:
+            try:
+                self._host.require_open()
+                serving = act()
+            except Exception as error:
+                _fail(done, error)
+            else:
+                with suppress(InvalidStateError):
+                    done.set_result(serving)
+
+        try:
+            self._queue.put_turn(Turn(turn, alone), last=alone)
+        except Draining as error:
+            _fail(done, error)
+
+    def _flip(self, serving: Serving, commit: Callable[[Serving], object]) -> Serving:
+        self._host.prove(serving)
+        commit(serving)
+        self.take_over(serving)
+        return serving
+
+    def _replace(
+        self,
+        load: Callable[[], Serving],
+        commit: Callable[[Serving], object],
+        restore: Callable[[], Serving],
+    ) -> Serving:
+        for known in list(self._known):
+            known.release()
+        serving: Serving | None = None
+        try:
+            serving = load()
+            return self._flip(serving, commit)
+        except Exception:
+            if serving is not None:
+                serving.release()
+            if not self._host.abandoned:
+                self._put_back(restore)
+            raise
+
+    def _put_back(self, restore: Callable[[], Serving]) -> None:
+        try:
+            self.take_over(restore())
+        except Exception:
+            _log.critical("The old model could not be loaded again.", exc_info=True)
+            self.serving = None
+            self._host.lost()
+
+
+def _fail(done: Future[Serving], error: Exception) -> None:
+    with suppress(InvalidStateError):
+        done.set_exception(error)
