@@ -51,16 +51,36 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--insecure-no-auth", action="store_true", help="no keys; loopback addresses only"
     )
-    parser.add_argument("--queue-size", type=int, default=default.queue_size)
-    parser.add_argument(
-        "--deadline", type=float, default=default.deadline, help="seconds of one generation"
-    )
+    _add_load(parser, default)
     parser.add_argument(
         "--drain", type=float, default=default.drain, help="seconds to answer what is inside"
     )
     _add_data(parser, default)
     _add_defense(parser)
     return parser
+
+
+def _add_load(parser: argparse.ArgumentParser, default: ServerConfig) -> None:
+    parser.add_argument("--queue-size", type=int, default=default.queue_size)
+    parser.add_argument(
+        "--max-batch", type=int, default=default.max_batch, help="requests denoised together"
+    )
+    parser.add_argument(
+        "--max-positions",
+        type=int,
+        default=default.max_positions,
+        help="sequence positions denoised together; bounds memory",
+    )
+    parser.add_argument(
+        "--shared-defences",
+        type=float,
+        default=default.shared_bytes / MEGABYTE,
+        metavar="MB",
+        help="memory of defences kept for identical requests; 0 keeps none",
+    )
+    parser.add_argument(
+        "--deadline", type=float, default=default.deadline, help="seconds of one request"
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser, default: ServerConfig) -> None:
@@ -118,10 +138,13 @@ def _serve(args: argparse.Namespace) -> int:
         host=args.host,
         port=args.port,
         queue_size=args.queue_size,
+        max_batch=args.max_batch,
+        max_positions=args.max_positions,
+        shared_bytes=_megabytes("--shared-defences", args.shared_defences, least=0),
         deadline=args.deadline,
         drain=args.drain,
         masking=_masking(args),
-        upload=UploadLimits(file_bytes=_bytes(args.max_upload)),
+        upload=UploadLimits(file_bytes=_megabytes("--max-upload", args.max_upload, least=1)),
         swap="in_place" if args.swap == "in-place" else "auto",
         worker=not args.no_worker,
         insecure_no_auth=args.insecure_no_auth,
@@ -142,10 +165,14 @@ def _serve(args: argparse.Namespace) -> int:
     return serve(ModelSource(_model_path(args), device, dtype), config, keys, home, data)
 
 
-def _bytes(megabytes: float) -> int:
-    if not 0 < megabytes < _MOST_MEGABYTES:
-        raise StartError(f"--max-upload must be above 0 and below {_MOST_MEGABYTES:,} MB.")
-    return int(megabytes * MEGABYTE)
+def _megabytes(option: str, value: float, *, least: int) -> int:
+    """An option in megabytes as bytes, `least` of them or more."""
+    if not least <= value * MEGABYTE < _MOST_MEGABYTES * MEGABYTE:
+        raise StartError(
+            f"{option} must be {'above' if least else 'at least'} 0 and below "
+            f"{_MOST_MEGABYTES:,} MB."
+        )
+    return int(value * MEGABYTE)
 
 
 def _masking(args: argparse.Namespace) -> MaskingConfig:

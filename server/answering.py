@@ -21,6 +21,7 @@ from purifier.errors import PromptTooLong
 from purifier.mdlm.base import Message
 from server.config import ServerConfig
 from server.engine import Job, Serving, Ticket
+from server.engine.shared import content_of
 from server.errors import (
     ContextLengthExceeded,
     ImageDimensions,
@@ -240,7 +241,11 @@ def prepare(
         check_model(request, other)
         return prepare(request, other, generation, masking, config, request_id)
 
-    return Job(inputs, generation, masking if inputs.images else None, request_id, again)
+    applied = masking if inputs.images else None
+    content = None
+    if applied is not None and config.shared_bytes > 0:
+        content = content_of(inputs, generation, applied)
+    return Job(inputs, generation, applied, request_id, content, again)
 
 
 def response_of(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from server.config import ModelSource, ServerConfig, StartError
 from server.data_sets import DataOptions
 from server.deployer import Deployer
-from server.engine import Engine
+from server.engine import Engine, Room
 from server.engine.slot import ModelSlot
 from server.jobs.child import WorkerChild, worker_command
 from server.jobs.service import JobService
@@ -60,6 +60,8 @@ def assemble(model: ModelSource, config: ServerConfig, home: Home, data: DataOpt
         queue_size=config.queue_size,
         deadline=config.deadline,
         masking=config.masking,
+        room=Room(config.max_batch, config.max_positions),
+        shared_bytes=config.shared_bytes,
     )
     deployer.attach(engine)
     worker = _worker(model, home, data, database) if config.worker else None

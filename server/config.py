@@ -67,11 +67,15 @@ class ServerConfig:
     Attributes:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        queue_size: Requests that may wait for the engine, besides the one it works on.
+        queue_size: Requests that may wait for the engine, besides those it works on.
+        max_batch: Requests that are denoised together.
+        max_positions: Sequence positions of requests that are denoised together, with guidance
+            twice; bounds memory. A request that is longer runs alone.
+        shared_bytes: Bytes of defences that are kept for identical requests; 0 keeps none.
         preparing: Requests whose images are decoded at the same time; bounds memory.
         max_body: Bytes of a request body; uploads have their own limit.
         max_text: Characters of all turns of a request; bounds the tokenizer's work.
-        deadline: Seconds one generation may take.
+        deadline: Seconds from a request's admission to its answer.
         drain: Seconds that running requests are given at shutdown.
         max_probes: Probes of the saliency that a request may ask for; bounds time.
         max_fisher_values: Entries of the Fisher matrices that a request may ask for, which are
@@ -89,6 +93,9 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     queue_size: int = 32
+    max_batch: int = 8
+    max_positions: int = 32_768
+    shared_bytes: int = 256 * MEGABYTE
     preparing: int = 2
     max_body: int = 20 * MEGABYTE
     max_text: int = 200_000
@@ -109,6 +116,12 @@ class ServerConfig:
             raise StartError("port must be between 0 and 65535.")
         if self.queue_size < 1:
             raise StartError("queue size must be at least 1.")
+        if not 1 <= self.max_batch <= 1024:
+            raise StartError("max batch must be between 1 and 1024.")
+        if self.max_positions < 1:
+            raise StartError("max positions must be at least 1.")
+        if self.shared_bytes < 0:
+            raise StartError("the bytes of shared defences must not be negative.")
         if not 0 < self.deadline <= _LONGEST:
             raise StartError(f"deadline must be above 0 and at most {_LONGEST} seconds.")
         if not 0 <= self.drain <= _LONGEST:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from purifier.answer import Begun, finish
 from purifier.denoise import denoising_step
+from purifier.denoise.cache import ResponseCache, ResponseFeatures
 from purifier.denoise.noise import Noise
 from purifier.numeric import seconds
 from server.engine.block_text import BlockText
@@ -105,16 +106,15 @@ class Batch:
 
     def _step_group(self, serving: Serving, group: Sequence[Running]) -> None:
         """Steps requests of one checkpoint together; if that fails, one by one."""
-        drawn = _noise_of(group)
+        before = [_Kept.of(item) for item in group]
         try:
             self._move(serving, group)
         except Exception as error:
             if len(group) == 1:
                 self._leave(group[0], error)
                 return
-            # The draws of the failed step are made again, so that the answers stay the same.
-            for item, noise in drawn:
-                item.begun.state.noise = noise
+            for kept in before:
+                kept.restore()
             for item in group:
                 self._step_group(serving, [item])
 
@@ -157,10 +157,22 @@ class Batch:
         )
 
 
-def _noise_of(group: Sequence[Running]) -> list[tuple[Running, Noise]]:
-    """The random numbers to come, of the requests that draw any."""
-    return [
-        (item, copy.deepcopy(item.begun.state.noise))
-        for item in group
-        if item.begun.state.config.temperature > 0 or item.begun.state.config.remasking == "random"
-    ]
+@dataclass(frozen=True)
+class _Kept:
+    """What a denoising step that fails may have used up: random draws, and the cache's age."""
+
+    item: Running
+    noise: Noise
+    cache: ResponseCache | ResponseFeatures | None
+
+    @classmethod
+    def of(cls, item: Running) -> _Kept:
+        state = item.begun.state
+        draws = state.config.temperature > 0 or state.config.remasking == "random"
+        noise = copy.deepcopy(state.noise) if draws else state.noise
+        return cls(item, noise, copy.copy(state.cache))
+
+    def restore(self) -> None:
+        """Lets the step be made again with the same result."""
+        state = self.item.begun.state
+        state.noise, state.cache = self.noise, self.cache

@@ -29,7 +29,10 @@ class EngineStatus(BaseModel):
     """Counters of the engine since its start, and what it is doing now.
 
     `admitted` counts the requests that reached the engine's queue; each of them ends in
-    `completed`, `failed` or `cancelled`. Memory is the process' resident set, in bytes.
+    `completed`, `failed` or `cancelled`. `steps` counts passes of the model that denoise,
+    `request_steps` what the requests made of them: the quotient is the mean batch, and
+    `largest_batch` the most requests in one. `shared_defences` counts requests that took the
+    defence's work over from an identical one. Memory is the process' resident set, in bytes.
     `worker` is the process that does the jobs beside this server: `idle` without work, `running`,
     `failed` while it waits to be started again, or null with `--no-worker`.
     """
@@ -44,6 +47,10 @@ class EngineStatus(BaseModel):
     failed: int
     cancelled: int
     refused: int
+    steps: int = 0
+    request_steps: int = 0
+    largest_batch: int = 0
+    shared_defences: int = 0
     peak_memory_bytes: int
     worker: Literal["idle", "running", "failed"] | None = None
     worker_restarts: int = 0
