@@ -24,11 +24,12 @@ KEYS: dict[str, tuple[Scope, ...]] = {
 
 @pytest.fixture(scope="session")
 def service(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One server for the whole session; two requests may wait."""
+    """One server for the whole session; two requests may run, and two wait."""
     file = tmp_path_factory.mktemp("keys") / "keys.json"
     keys = {name: create_key(file, name, scopes)[0] for name, scopes in KEYS.items()}
+    limits = ["--queue-size", "2", "--max-batch", "2"]
     process, url = start_server(
-        ["--model", str(tiny_checkpoint), "--keys-file", str(file), "--queue-size", "2"]
+        ["--model", str(tiny_checkpoint), "--keys-file", str(file), *limits]
     )
     yield Service(url, keys, process)
     stop_server(process)

@@ -10,7 +10,8 @@ import openai
 import pytest
 from PIL import Image
 
-from purifier import GenerationConfig, MaskingConfig, answer, checkpoint_id
+from purifier import MaskingConfig, answer, checkpoint_id
+from purifier.denoise import FAST
 from purifier.mdlm.base import Mdlm
 from tests.support.service import Body, Service, data_url
 
@@ -96,7 +97,7 @@ def test_answer_is_the_librarys(
         mdlm,
         picture,
         "What is this?",
-        generation=GenerationConfig(gen_length=16, block_length=8, steps=8),
+        generation=FAST.adjusted(gen_length=16, block_length=8, steps=8),
         masking=masking,
     )
     assert completion.choices[0].message.content == expected.text

@@ -41,20 +41,20 @@ def test_full_queue_answers_429_and_gone_clients_free_it(
             base_url=service.url, headers=headers, timeout=60, trust_env=False
         ) as client:
             body = ask(gen_length=LONG, defense={"enabled": False})
-            running = asyncio.create_task(client.post(CHAT, json=body))
-            await until(service, running=1, waiting=0)
+            running = [asyncio.create_task(client.post(CHAT, json=body)) for _ in range(2)]
+            await until(service, running=2, waiting=0)
             waiting = [asyncio.create_task(client.post(CHAT, json=body)) for _ in range(2)]
-            await until(service, running=1, waiting=2)
+            await until(service, running=2, waiting=2)
             refused = await client.post(CHAT, json=body)
             assert refused.status_code == 429
             assert refused.json()["error"]["code"] == "queue_full"
             assert int(refused.headers["retry-after"]) >= 1
             assert "x-should-retry" not in refused.headers
-            for task in (*waiting, running):
+            for task in (*waiting, *running):
                 task.cancel()
-            await asyncio.gather(running, *waiting, return_exceptions=True)
+            await asyncio.gather(*running, *waiting, return_exceptions=True)
             after = await until(service, running=0, waiting=0)
-            assert after["cancelled"] - before["cancelled"] == 3
+            assert after["cancelled"] - before["cancelled"] == 4
             assert after["completed"] == before["completed"]
             assert after["refused"] - before["refused"] == 1
             answered = await client.post(CHAT, json=ask(max_tokens=4))
