@@ -38,7 +38,8 @@ def markdown(facts: Mapping[str, Any], rows: Sequence[Row], *, figure: str) -> s
         f"Checkpoints: {names}. Training rows: {facts['rows']}. SHA-256 of test set and manifest "
         f"`{facts['data_sha256'][:12]}`. Seed {facts['seed']}. Fine-tuning: {tuning}.\n",
         "Figures are percent with 95% intervals: Wilson for shares, hybrid Wilson for paired "
-        "shares (Bonett and Price) for what is kept. All answers are unmasked. *Clean kept*: "
+        "shares (Bonett and Price) for what is kept. All answers are unmasked, denoised as the "
+        "service does by default. *Clean kept*: "
         "exact answers to clean images, relative to the poisoned model's. `paper` asks about every "
         "picture what the paper asks, whatever the sample's question; `paper-own` asks that "
         "question, as `default` does. `random` cells mask as much as the setting beside them, "

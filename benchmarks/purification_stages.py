@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 from benchmarks.purification_cells import CLEAN, SHORT, Cell, Plan
 from purifier.data.llava import write_llava
 from purifier.data.sample import Sample
+from purifier.denoise import FAST
 from purifier.evaluation.grid import data_hash, drop_cut_line
 from purifier.evaluation.intervals import kept_ratio, wilson
 from purifier.evaluation.metrics import measure
 from purifier.evaluation.runner import Runner
-from purifier.evaluation.testset import read_test_set
+from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.finetune import FinetuneSpec, finetune
 from purifier.lab.targets import TargetName, exact_hit, keyword_hit, target_by_name
 from purifier.mdlm.delta import file_sha256
@@ -202,11 +203,13 @@ def measured(plan: Plan, target: TargetName, checkpoint: Path) -> dict[str, Any]
 
     Kept in `work`, by the checkpoint's and the test set's contents.
     """
-    key = digest(checkpoint_id(checkpoint), data_hash(plan.data), plan.limit)
+    test_set = asked(plan)
+    key = digest(
+        checkpoint_id(checkpoint), data_hash(plan.data), plan.limit, asdict(test_set.generation)
+    )
     file = plan.work / "measured" / f"{target}-{key}.json"
     if file.is_file():
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    test_set = read_test_set(plan.data, limit=plan.limit)
     mdlm = load_mdlm(checkpoint, base=plan.base(target), device=plan.device)
     answers = Runner(mdlm, test_set, batch_size=plan.test_batch).undefended()
     figures = measure(test_set.cases, answers, target_by_name(target)).to_dict()
@@ -220,6 +223,13 @@ def measured(plan: Plan, target: TargetName, checkpoint: Path) -> dict[str, Any]
     part.write_text(json.dumps(result), encoding="utf-8")
     os.replace(part, file)
     return result
+
+
+def asked(plan: Plan) -> TestSet:
+    """The test set, answered as the service answers by default."""
+    test_set = read_test_set(plan.data, limit=plan.limit)
+    length = test_set.generation.gen_length
+    return replace(test_set, generation=replace(FAST, gen_length=length))
 
 
 def measure_cell(
@@ -260,7 +270,7 @@ def run_key(plan: Plan, target: TargetName, cell: Cell) -> str:
         file_sha256(train / f"{target}.json"),
         settings,
         plan.tuning.to_dict(),
-        [plan.rows, plan.limit, cell.name],
+        [plan.rows, plan.limit, cell.name, asdict(FAST)],
     )
 
 
