@@ -31,7 +31,7 @@ from benchmarks.speed_answers import Part, defended, extrapolation, plain_defend
 from benchmarks.speed_engine import batch8_demo, batch8_middle
 from benchmarks.speed_purify import purify_rows
 from benchmarks.speed_report import main_table, markdown
-from benchmarks.speed_settings import FAST, exact_generation, faster
+from benchmarks.speed_settings import CHANGES, exact_generation, faster
 from benchmarks.speed_timing import Bench, machine, matrix_peak
 from purifier.errors import InvalidSetting, PurifierError
 
@@ -165,7 +165,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, help="processor threads (default: PyTorch's)")
     add("--repeats", type=int, help="of every timed pair (default 3, with --quick 1)")
     add("--records", type=int, default=60, help="test records a target that are compared")
-    add("--generation-settings", metavar="JSON", help=f"of the fast side (default {dict(FAST)})")
+    add("--generation-settings", metavar="JSON", help=f"of the fast side (default {dict(CHANGES)})")
     add("--full", action="store_true", help="run the plain denoising loop whole: slow")
     add("--size", choices=("middle", "small"), default="middle", help="small: to try the command")
     add("--out", type=Path, metavar="DIR", help="keep results here and go on from them")
@@ -192,7 +192,7 @@ def command(options: argparse.Namespace) -> str:
 
 def _changes(given: str | None) -> dict[str, Any]:
     if given is None:
-        return dict(FAST)
+        return dict(CHANGES)
     try:
         changes = json.loads(given)
     except ValueError:

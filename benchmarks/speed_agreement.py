@@ -32,7 +32,7 @@ Answered = dict[str, tuple[str, ...]]
 
 def identical_answers(bench: Bench) -> dict[str, Any]:
     """The share of undefended answers that the fast settings leave as they are."""
-    test_set = read_test_set(DATA_FOLDER, limit=2 if bench.quick else bench.records)
+    test_set = read_test_set(DATA_FOLDER, limit=1 if bench.quick else bench.records)
     settings = {"exact": test_set.generation, "fast": bench.fast(test_set.generation)}
     targets: dict[str, Any] = {}
     same: dict[str, list[bool]] = {"undefended": [], "defended": []}

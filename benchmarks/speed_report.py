@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.profile import profile_table
 from benchmarks.speed_settings import GOALS, limit_of
+from purifier.evaluation.intervals import wilson
 from purifier.evaluation.report import markdown_table, percent
 
 RESULTS = Path("docs/results")
@@ -82,14 +84,30 @@ def defended_table(parts: Parts) -> str:
     return markdown_table(header, rows)
 
 
+_AGREED = ("asr", "clean_exact", "recovered")
+
+
 def agreement_table(parts: Parts) -> str:
-    """Attack success and accuracy with exact and with fast settings."""
+    """Attack success and accuracy with exact and with fast settings, all targets together."""
+    header = ["defence", "settings", "ASR", "clean exact", "recovered"]
+    targets = parts.get("identical_answers", {}).get("targets", {}).values()
+    rows = []
+    for defence in ("undefended", "defended"):
+        for settings in ("exact", "fast"):
+            cells = [found[defence][settings] for found in targets]
+            shown = [percent(_pooled(cell[key] for cell in cells)) for key in _AGREED]
+            rows.append([defence, settings, *shown])
+    return markdown_table(header, rows if targets else [])
+
+
+def agreement_by_target(parts: Parts) -> str:
+    """The same, a target a row."""
     header = ["target", "defence", "settings", "ASR", "clean exact", "recovered"]
     rows = []
     for target, cells in parts.get("identical_answers", {}).get("targets", {}).items():
         for defence, by_settings in cells.items():
             for settings, found in by_settings.items():
-                shown = [percent(found[key]) for key in ("asr", "clean_exact", "recovered")]
+                shown = [percent(found[key]) for key in _AGREED]
                 rows.append([target, defence, settings, *shown])
     return markdown_table(header, rows)
 
@@ -119,6 +137,32 @@ def rows_table(parts: Parts) -> str:
         ["the product's defaults", _spread(rates["default"]), _spread(part["default_settings"])],
     ]
     return markdown_table(["recipe", "rows a second", "over plain"], rows)
+
+
+def caches_table(result: Mapping[str, Any]) -> str:
+    """Every setting of caches and thresholds: its gain, and what it changes in the answers."""
+    header = [
+        "setting", "steps, demo", "speed-up, demo", "speed-up, middle", "answers kept, %",
+        "ASR, %", "ASR, defended, %", "clean exact, defended, %",
+    ]  # fmt: skip
+    rows = []
+    for name, demo in result.get("steps_and_time", {}).get("demo", {}).items():
+        cells = [found[name] for found in result["targets"].values()]
+        hidden = [cell["defended"] for cell in cells]
+        shown = [cell["undefended"] for cell in cells]
+        rows.append(
+            [
+                name,
+                f"{demo['steps']:g}",
+                _spread(demo["speed_up"]),
+                _spread(result["steps_and_time"]["middle"][name]["speed_up"]),
+                percent(_pooled(cell["same"] for cell in (*shown, *hidden))),
+                percent(_pooled(cell["asr"] for cell in shown)),
+                percent(_pooled(cell["asr"] for cell in hidden)),
+                percent(_pooled(cell["clean_exact"] for cell in hidden)),
+            ]
+        )
+    return markdown_table(header, rows)
 
 
 TABLES = {
@@ -154,6 +198,7 @@ def markdown(parts: Parts) -> str:
     }
     pieces = ["# Speed\n", *(f"{line}\n" for line in made_on(parts))]
     pieces += [f"## {heading}\n\n{TABLES[name](parts)}" for name, heading in headings.items()]
+    pieces.append(f"## The same by target\n\n{agreement_by_target(parts)}")
     commands = "\n".join(part["command"] for part in parts.values())
     return "\n".join([*pieces, f"## Commands\n\n```sh\n{commands}\n```\n"])
 
@@ -169,18 +214,24 @@ def filled(document: str, tables: Mapping[str, str]) -> str:
 
 def tables(results: Path) -> dict[str, str]:
     """All tables of the documents, from the results."""
-    file = results / "speed.json"
-    parts: dict[str, Any] = json.loads(file.read_text())["parts"] if file.is_file() else {}
+    parts = _read(results / "speed.json").get("parts", {})
     made = {name: table(parts) for name, table in TABLES.items()}
     made["machine"] = "\n\n".join(made_on(parts)) + "\n"
-    return made | dict(_profiles(results))
+    made["profile"] = profile_table(_read(results / "profile.json"))
+    made["caches"] = caches_table(_read(results / "caches.json"))
+    return made
 
 
-def _profiles(results: Path) -> Iterator[tuple[str, str]]:
-    from benchmarks.profile import NAME, profile_table  # noqa: PLC0415  (it uses our helpers)
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
 
-    file = results / f"{NAME}.json"
-    yield "profile", profile_table(json.loads(file.read_text()) if file.is_file() else {})
+
+def _pooled(rates: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One rate of several over disjoint cases."""
+    given = list(rates)
+    hits = sum(round(rate["value"] * rate["n"]) for rate in given if rate["n"])
+    return wilson(hits, sum(rate["n"] for rate in given)).to_dict()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any
 
 from purifier.defense.config import MaskingConfig
-from purifier.denoise.config import GenerationConfig
+from purifier.denoise.config import EXACT, FAST, GenerationConfig
 from purifier.errors import InvalidSetting
 
-FAST: Mapping[str, Any] = MappingProxyType({"cache": "dual"})
-"""Changes to `GenerationConfig` that make the product fast; the rest stays as in the exact path."""
+CHANGES: Mapping[str, Any] = MappingProxyType(
+    {
+        setting.name: getattr(FAST, setting.name)
+        for setting in fields(GenerationConfig)
+        if getattr(FAST, setting.name) != getattr(EXACT, setting.name)
+    }
+)
+"""What the product's fast settings change of the exact ones; the rest is alike on both sides."""
 
 BLOCK = 32
 """Block length of all measured answers; those of 32 tokens are one block, as published."""

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from clients._commands import (
     ask,
+    bench,
     checkpoints,
     delegated,
     demo,
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Before argparse, for the options behind these names are not ours to read.
         if arguments and arguments[0] in delegated.DELEGATES:
             return delegated.run(arguments[0], arguments[1:])
+        if arguments and arguments[0] == bench.NAME:
+            return bench.run(arguments[1:])
         parser = build_parser()
         args = parser.parse_args(arguments)
         if problem := getattr(args, "check", _accept)(args):
@@ -61,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"disp {version('disp-server')}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (demo, ask, models, health, jobs, checkpoints, files, delegated, doctor):
+    for command in (demo, ask, models, health, jobs, checkpoints, files, delegated, bench, doctor):
         command.add(subparsers)
     return parser
 

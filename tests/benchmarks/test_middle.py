@@ -31,7 +31,7 @@ def test_a_layout_gives_its_number_of_visual_tokens(visual_tokens: VisualTokens)
     answer = answer_inputs(mdlm, inputs, generation=GenerationConfig(gen_length=8, steps=2))
     assert answer.n_visual_tokens == visual_tokens
     # All masks alike would be a sign that positions do not matter, and a stop would be early.
-    assert len(set(answer.token_ids)) > 4
+    assert len(set(answer.token_ids)) > 2
     assert answer.finish_reason == "length"
 
 
