@@ -87,7 +87,13 @@ def answer(
 
 
 def chat(request: ChatRequest) -> Call[ChatResponse]:
-    """A dialogue, as the server's schema has it."""
+    """A dialogue, as the server's schema has it.
+
+    Raises:
+        InvalidInput: If it asks for a stream.
+    """
+    if request.stream:
+        raise InvalidInput("This client reads whole answers; leave stream out.")
     return Call("POST", _CHAT, reader(ChatResponse), _body(request))
 
 

@@ -248,6 +248,11 @@ def prepare(
     return Job(inputs, generation, applied, request_id, content, again)
 
 
+def completion_id(ticket: Ticket) -> str:
+    """Id of an answer, made of the request's."""
+    return f"chatcmpl-{ticket.job.request_id}"
+
+
 def response_of(
     request: ChatRequest,
     ticket: Ticket,
@@ -265,7 +270,7 @@ def response_of(
         "total": total_seconds,
     }
     return ChatResponse(
-        id=f"chatcmpl-{ticket.job.request_id}",
+        id=completion_id(ticket),
         created=int(time.time()),
         model=request.model,
         system_fingerprint=checkpoint,

@@ -8,20 +8,21 @@ from functools import partial
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 
 from purifier.answer import Answer
 from server import answering
 from server.engine import Engine, Ticket
 from server.errors import ClientDisconnected
 from server.routes.access import ConfigHere, EngineHere, RequestId, Require, json_only
+from server.routes.chat_stream import Events, streamed
 from server.schemas import ChatRequest, ChatResponse
 from server.security.keys import Principal
 
 router = APIRouter(prefix="/v1/chat")
 
 
-@router.post("/completions", dependencies=[Depends(json_only)])
+@router.post("/completions", dependencies=[Depends(json_only)], response_model=ChatResponse)
 async def create(
     body: ChatRequest,
     request: Request,
@@ -29,8 +30,11 @@ async def create(
     engine: EngineHere,
     config: ConfigHere,
     request_id: RequestId,
-) -> ChatResponse:
-    """Answers one question. What can be wrong with it is found before it is queued."""
+) -> ChatResponse | Response:
+    """Answers one question, whole or as a stream.
+
+    What can be wrong with the question is found before it is queued.
+    """
     start = time.monotonic()
     serving = engine.serving()
     answering.check_model(body, serving)
@@ -45,15 +49,18 @@ async def create(
             limiter=request.app.state.preparing,
         )
         prepared = time.monotonic()
-        ticket = place.submit(job)
-    answer = await _answer_or_disconnect(engine, ticket, request)
-    return answering.response_of(
-        body,
-        ticket,
-        answer,
-        prepare_seconds=prepared - start,
-        total_seconds=time.monotonic() - start,
-    )
+        events = Events() if body.stream else None
+        ticket = place.submit(job, None if events is None else events.put)
+
+    def respond(answer: Answer) -> ChatResponse:
+        total = time.monotonic() - start
+        return answering.response_of(
+            body, ticket, answer, prepare_seconds=prepared - start, total_seconds=total
+        )
+
+    if events is not None:
+        return await streamed(request, body, engine, ticket, events, respond)
+    return respond(await _answer_or_disconnect(engine, ticket, request))
 
 
 async def _answer_or_disconnect(engine: Engine, ticket: Ticket, request: Request) -> Answer:

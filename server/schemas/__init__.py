@@ -13,9 +13,11 @@ from server.schemas.chat import (
     ImageUrl,
     Remasking,
     Role,
+    StreamOptions,
     TextPart,
     Usage,
 )
+from server.schemas.chat_chunks import ChatChunk, ChunkChoice, Delta
 from server.schemas.defense import (
     DefenseReport,
     DefenseRequest,
@@ -30,13 +32,16 @@ from server.schemas.models import EngineStatus, Health, ModelCard, ModelList
 __all__ = [
     "AnswerMessage",
     "CacheName",
+    "ChatChunk",
     "ChatMessage",
     "ChatRequest",
     "ChatResponse",
     "Choice",
+    "ChunkChoice",
     "ContentPart",
     "DefenseReport",
     "DefenseRequest",
+    "Delta",
     "EngineStatus",
     "ErrorBody",
     "ErrorCode",
@@ -54,6 +59,7 @@ __all__ = [
     "Remasking",
     "Role",
     "SaliencyMap",
+    "StreamOptions",
     "TextPart",
     "Usage",
 ]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from server.schemas.defense import DefenseReport, DefenseRequest, Seed
@@ -61,6 +69,14 @@ class ChatMessage(BaseModel):
 StopText = Annotated[str, Field(min_length=1, max_length=64)]
 
 
+class StreamOptions(BaseModel):
+    """What a streamed answer holds besides its text; unknown options have no effect."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool = False
+
+
 class ChatRequest(BaseModel):
     """A question, and how it is to be answered.
 
@@ -92,14 +108,15 @@ class ChatRequest(BaseModel):
     ] = None
     seed: Seed | None = None
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     n: int | None = None
     defense: DefenseRequest = Field(default_factory=DefenseRequest)
 
-    @field_validator("stream")
+    @field_validator("stream_options")
     @classmethod
-    def _no_stream(cls, value: bool | None) -> bool | None:
-        if value:
-            raise PydanticCustomError("stream", "Answers are not streamed; leave stream out.")
+    def _streams(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and info.data.get("stream") is not True:
+            raise PydanticCustomError("stream_options", "It needs stream true.")
         return value
 
     @field_validator("n")
@@ -108,6 +125,11 @@ class ChatRequest(BaseModel):
         if value not in (None, 1):
             raise PydanticCustomError("n", "There is one answer to a request; leave n out.")
         return value
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def unknown_fields(self) -> list[str]:

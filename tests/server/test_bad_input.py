@@ -106,7 +106,12 @@ BAD_MESSAGES = {
         "messages",
     ),
     "unknown-model": ({**turns(HELLO), "model": "gpt"}, 404, "model_not_found", "model"),
-    "stream": ({**turns(HELLO), "stream": True}, 422, "invalid_request", "stream"),
+    "stream-options-without-a-stream": (
+        {**turns(HELLO), "stream_options": {"include_usage": True}},
+        422,
+        "invalid_request",
+        "stream_options",
+    ),
     "two-answers": ({**turns(HELLO), "n": 2}, 422, "invalid_request", "n"),
 }
 
