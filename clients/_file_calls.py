@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
-from clients._call import Call, Upload, reader
-from clients._exceptions import InvalidInput
+import httpx
+
+from clients._call import Call, Upload, failure, reader
+from clients._exceptions import InvalidInput, UnexpectedResponse
 from server.schemas.files import DataSetList, FileDeleted, FileList, FileObject, Purpose
 
 FileLike = str | os.PathLike[str] | bytes | BinaryIO
@@ -37,6 +39,19 @@ def page(after: str | None, limit: int | None) -> Call[FileList]:
 
 def get(file_id: str) -> Call[FileObject]:
     return Call("GET", _path(file_id), reader(FileObject), repeatable=True)
+
+
+def content(file_id: str) -> Call[bytes]:
+    """A file as the server has it; what came as an archive comes back as a tar."""
+
+    def read(response: httpx.Response) -> bytes:
+        if not response.is_success:
+            raise failure(response)
+        if "attachment" not in response.headers.get("content-disposition", ""):
+            raise UnexpectedResponse(f"{response.url} did not answer with a file.")
+        return response.content
+
+    return Call("GET", f"{_path(file_id)}/content", read, repeatable=True)
 
 
 def delete(file_id: str) -> Call[FileDeleted]:

@@ -1,4 +1,4 @@
-"""`client.files`: data sets on the server."""
+"""`client.files`: data sets on the server, and what jobs have made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from server.schemas.files import DataSetList, FileDeleted, FileList, FileObject,
 
 
 class Files:
-    """Uploads data sets, lists and deletes them."""
+    """Uploads data sets; lists, gives and deletes files."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -34,20 +34,27 @@ class Files:
             return self._transport.run(calls.create(upload))
 
     def list(self, *, after: str | None = None, limit: int | None = None) -> FileList:
-        """A page of uploads, newest first.
+        """A page of files, newest first.
 
         Args:
             after: Id of the last one of the page before.
-            limit: Most uploads on it; 100 by default.
+            limit: Most files on it; 100 by default.
         """
         return self._transport.run(calls.page(after, limit))
 
     def get(self, file_id: str) -> FileObject:
-        """One upload."""
+        """One file."""
         return self._transport.run(calls.get(file_id))
 
+    def content(self, file_id: str) -> bytes:
+        """What is in a file, such as one of a job's `result_files`; held in memory as a whole.
+
+        What was uploaded as an archive comes back as a tar of its members.
+        """
+        return self._transport.run(calls.content(file_id))
+
     def delete(self, file_id: str) -> FileDeleted:
-        """Removes an upload that no unfinished job reads."""
+        """Removes a file that no unfinished job needs."""
         return self._transport.run(calls.delete(file_id))
 
     def datasets(self) -> DataSetList:
@@ -56,7 +63,7 @@ class Files:
 
 
 class AsyncFiles:
-    """Uploads data sets, lists and deletes them."""
+    """Uploads data sets; lists, gives and deletes files."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
@@ -81,20 +88,27 @@ class AsyncFiles:
             return await self._transport.run(calls.create(upload))
 
     async def list(self, *, after: str | None = None, limit: int | None = None) -> FileList:
-        """A page of uploads, newest first.
+        """A page of files, newest first.
 
         Args:
             after: Id of the last one of the page before.
-            limit: Most uploads on it; 100 by default.
+            limit: Most files on it; 100 by default.
         """
         return await self._transport.run(calls.page(after, limit))
 
     async def get(self, file_id: str) -> FileObject:
-        """One upload."""
+        """One file."""
         return await self._transport.run(calls.get(file_id))
 
+    async def content(self, file_id: str) -> bytes:
+        """What is in a file, such as one of a job's `result_files`; held in memory as a whole.
+
+        What was uploaded as an archive comes back as a tar of its members.
+        """
+        return await self._transport.run(calls.content(file_id))
+
     async def delete(self, file_id: str) -> FileDeleted:
-        """Removes an upload that no unfinished job reads."""
+        """Removes a file that no unfinished job needs."""
         return await self._transport.run(calls.delete(file_id))
 
     async def datasets(self) -> DataSetList:

@@ -142,6 +142,7 @@ def _write(spec: FinetuneSpec, trainer: Trainer, dataset: DataSet, run: str) -> 
         "rows": course.rows,
         "bad_rows": len(trainer.rows.bad),
         "steps": course.steps,
+        "trained_tokens": course.epochs * trainer.rows.trained_tokens,
         "loss_first_epoch": sum(losses[:a_epoch]) / a_epoch,
         "loss_last_epoch": sum(losses[-a_epoch:]) / a_epoch,
     }

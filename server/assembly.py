@@ -65,11 +65,12 @@ def assemble(model: ModelSource, config: ServerConfig, home: Home, data: DataOpt
     )
     deployer.attach(engine)
     worker = _worker(model, home, data, database) if config.worker else None
-    files = FileStore(database, home.files, config.upload)
+    shared = open_store(home, data.store)
+    files = FileStore(database, home.files, config.upload, shared)
     services = Services(
         files=files,
         datasets=data.open(files),
-        jobs=JobService(database, open_store(home, data.store)),
+        jobs=JobService(database, shared),
         checkpoints=store,
         deployer=deployer,
         audit=AuditLog(database),

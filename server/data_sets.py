@@ -94,6 +94,8 @@ class DataSets:
                     "GET /v1/datasets.",
                     param=param,
                 ) from None
+            except UnusableDataSet as error:
+                raise UnusableDataSet(f"{param}: {error.message}", param=param) from None
         try:
             open_dataset(root.path, images=root.images)
         except DataError as error:

@@ -34,6 +34,8 @@ def job_body(record: JobRecord) -> Job:
         training_file=record.training_file,
         validation_file=spec["validation_file"],
         fine_tuned_model=record.result,
+        result_files=list(record.result_files),
+        trained_tokens=record.trained_tokens if record.status == "succeeded" else None,
         seed=spec["seed"],
         suffix=spec["suffix"],
         metadata=spec["metadata"],

@@ -127,6 +127,12 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self._texts)
 
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of all answers that are labels, without what only fills them up."""
+        labels = (((text.labels != IGNORE_LABEL) & ~text.filler).sum() for text in self._texts)
+        return sum(map(int, labels))
+
     def __getitem__(self, index: int) -> Example:
         images = self._kept.get(index)
         if images is None:

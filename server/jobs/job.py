@@ -7,6 +7,7 @@ from functools import cached_property
 
 from server.jobs.settings import JobSettings, settings_of
 from server.jobs.spec import JobSpec, Sources
+from server.store.file_tables import purified_folder
 from server.store.jobs import JobRecord
 
 
@@ -18,16 +19,19 @@ class Job:
         id: The job's id.
         spec: What is asked.
         sources: Where its inputs lie.
+        key_id: Who asked.
     """
 
     id: str
     spec: JobSpec
     sources: Sources
+    key_id: str | None = None
 
     @classmethod
     def of(cls, record: JobRecord) -> Job:
         """The job of a row."""
-        return cls(record.id, JobSpec.from_dict(record.spec), Sources.from_dict(record.sources))
+        spec, sources = JobSpec.from_dict(record.spec), Sources.from_dict(record.sources)
+        return cls(record.id, spec, sources, record.key_id)
 
     @cached_property
     def settings(self) -> JobSettings:
@@ -59,7 +63,7 @@ class Job:
     @property
     def merged(self) -> str:
         """Folder of the purified data set and its side table."""
-        return f"jobs/{self.id}/merged"
+        return purified_folder(self.id)
 
     @property
     def tuning(self) -> str:

@@ -76,7 +76,8 @@ def tune(
         start: Starts the process group.
 
     Returns:
-        `{name, loss}`: the checkpoint's name, and [step, loss] of the training.
+        `{name, loss, trained_tokens}`: the checkpoint's name, [step, loss] of the training, and
+        the answer tokens it was trained on, over all epochs.
 
     Raises:
         TuningFailed: If the training failed.
@@ -112,7 +113,12 @@ def tune(
     told, _ = read_events(events)
     if process.returncode != 0 or not spec.output.is_dir():
         raise TuningFailed(_reason(told))
-    facts = {"name": job.result_name, "loss": _losses(told)}
+    metrics = json.loads((spec.output / "delta.json").read_text(encoding="utf-8"))["metrics"]
+    facts = {
+        "name": job.result_name,
+        "loss": _losses(told),
+        "trained_tokens": metrics["trained_tokens"],
+    }
     store.put_folder(job.tuned, spec.output, facts)
     shutil.rmtree(work)
     return facts

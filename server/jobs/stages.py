@@ -17,6 +17,7 @@ from server.store.attempts import Attempt, Attempts
 from server.store.blobs import BlobStore
 from server.store.checkpoints import CheckpointStore
 from server.store.jobs import JobStore
+from server.store.result_files import ResultFiles
 
 Check = Callable[[], None]
 
@@ -50,6 +51,7 @@ class Stages:
         checkpoints: Where servers find checkpoints.
         activation: The last stage.
         equipment: What this worker computes with.
+        results: Lists the purified data set for its owner.
 
     Attributes:
         launch: Starts a training.
@@ -65,8 +67,10 @@ class Stages:
         checkpoints: CheckpointStore,
         activation: Activation,
         equipment: Equipment,
+        results: ResultFiles,
     ) -> None:
         self.store = store
+        self.results = results
         self.jobs = jobs
         self.attempts = attempts
         self.checkpoints = checkpoints
@@ -111,6 +115,8 @@ class Stages:
         """Writes the purified data set."""
         self.attempts.relabelled(attempt)
         facts = relabelling.merge(job, self.store, self._scratch(job), check)
+        written = self.store.folder_manifest(job.merged)["files"]
+        self.results.register(job.id, job.key_id, written)
         self.attempts.event(attempt, "The purified data set is written.", facts)
         return {}
 
@@ -124,7 +130,7 @@ class Stages:
             data = {name: value for name, value in event.items() if name != "time"}
             self.attempts.event(attempt, _sentence(event), data, metrics=event["event"] == "step")
 
-        recovery.tune(
+        facts = recovery.tune(
             job,
             self.store,
             self._scratch(job),
@@ -136,6 +142,8 @@ class Stages:
             grace=self.equipment.grace,
             start=self.launch,
         )
+        if "trained_tokens" in facts:
+            self.attempts.tuned(attempt, facts["trained_tokens"])
         return {}
 
     def evaluate(self, attempt: Attempt, job: Job, check: Check) -> Mapping[str, Any]:

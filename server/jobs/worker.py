@@ -27,6 +27,7 @@ from server.store.checkpoints import CheckpointStore
 from server.store.database import open_database
 from server.store.home import Home
 from server.store.jobs import ACTIVE, JobStore
+from server.store.result_files import ResultFiles
 from server.store.workers import WorkerTable
 
 _log = logging.getLogger("disp.jobs")
@@ -92,8 +93,9 @@ class JobWorker:
         self._scratch.mkdir(parents=True)
         attempts = self._attempts
         self._runner = StepRunner(self._jobs, attempts, takeovers=config.takeovers)
+        store = open_store(home, config.store)
         stages = make_stages(
-            open_store(home, config.store),
+            store,
             self._jobs,
             attempts,
             CheckpointStore(self._database, home.checkpoints),
@@ -105,6 +107,7 @@ class JobWorker:
                 processes=config.processes,
                 grace=config.timings.grace,
             ),
+            ResultFiles(self._database, store),
         )
         DBOS(config=_engine_config(home.database_url, self._executor))
         pipeline = Pipeline(stages, self._runner, poll=config.timings.poll)

@@ -1,14 +1,17 @@
-"""`/v1/files`: uploaded data sets; `/v1/datasets`: those that are on the server already."""
+"""`/v1/files`: uploads and what jobs have made; `/v1/datasets`: what the server has already."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from server.errors import ClientDisconnected, InvalidRequest
@@ -17,15 +20,23 @@ from server.routes.access import Require, ServicesHere, needed, owner_of
 from server.routes.paging import After, cut
 from server.schemas.files import DataSetCard, DataSetList, FileDeleted, FileList, FileObject
 from server.security.keys import Principal
+from server.store.file_tables import UPLOAD
 from server.store.files import FileRecord, FileStore, Incoming, Order
+from server.store.tar import tar_chunks, tar_size
 
 uploads = APIRouter(prefix="/v1/files")
 """The one route whose body may be larger than any other's."""
 router = APIRouter(prefix="/v1/files")
 datasets = APIRouter(prefix="/v1/datasets", dependencies=[Depends(Require("jobs:read"))])
 
-PURPOSE = "fine-tune"
+HEADERS = {
+    "content-security-policy": "default-src 'none'; sandbox",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+"""Whoever sent a file decided what is in it: a browser must not show it."""
 
+_BYTES = "application/octet-stream"
 _CHUNK = 1 << 20
 _CARD_FIELDS = ("id", "bytes", "filename", "purpose", "sha256")
 
@@ -52,7 +63,7 @@ def list_files(
     order: Order = "desc",
     purpose: Annotated[str | None, Query(max_length=64)] = None,
 ) -> FileList:
-    """Lists uploads, newest first unless `order` is `asc`."""
+    """Lists files, newest first unless `order` is `asc`."""
     found = needed(services.files).list(
         after=after, limit=limit + 1, order=order, purpose=purpose, owner=owner_of(principal)
     )
@@ -63,13 +74,29 @@ def list_files(
 
 @router.get("/{file_id}")
 def get_file(file_id: str, principal: Reader, services: ServicesHere) -> FileObject:
-    """Describes one upload."""
+    """Describes one file."""
     return _card(needed(services.files).get(file_id, owner=owner_of(principal)))
+
+
+@router.get("/{file_id}/content")
+def get_content(file_id: str, principal: Reader, services: ServicesHere) -> Response:
+    """Sends a file; what came as an archive comes back as a tar of its members."""
+    store = needed(services.files)
+    record = store.get(file_id, owner=owner_of(principal))
+    path = store.content(record)
+    name = PurePosixPath(record.filename).name
+    if path.is_file():
+        return FileResponse(path, media_type=_BYTES, filename=name, headers=HEADERS)
+    disposition = f"attachment; filename*=utf-8''{quote(name)}.tar"
+    headers = {"content-length": str(tar_size(path)), "content-disposition": disposition}
+    return StreamingResponse(
+        tar_chunks(path), media_type="application/x-tar", headers=HEADERS | headers
+    )
 
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, principal: Writer, services: ServicesHere) -> FileDeleted:
-    """Removes an upload that no unfinished job reads."""
+    """Removes a file that no unfinished job needs."""
     needed(services.files).delete(file_id, owner=owner_of(principal))
     return FileDeleted(id=file_id)
 
@@ -118,8 +145,8 @@ def _check_field(name: str, value: str) -> None:
     if name != "purpose":
         shown = "".join(character for character in name[:64] if character.isprintable())
         raise InvalidRequest(f"{shown} is not known; remove it or check its name.", param=shown)
-    if value != PURPOSE:
-        raise InvalidRequest(f"purpose must be {PURPOSE}.", param="purpose")
+    if value != UPLOAD:
+        raise InvalidRequest(f"purpose must be {UPLOAD}.", param="purpose")
 
 
 def _card(record: FileRecord) -> FileObject:

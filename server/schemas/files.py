@@ -7,17 +7,21 @@ from typing import Literal
 from pydantic import BaseModel
 
 Purpose = Literal["fine-tune"]
+"""What an upload may be for."""
 
 
 class FileObject(BaseModel):
-    """An uploaded data set; `sha256` is of the bytes that were sent."""
+    """An uploaded data set, or with the purpose `fine-tune-results` what a job has made.
+
+    `sha256` is of the bytes that were sent or made.
+    """
 
     id: str
     object: Literal["file"] = "file"
     bytes: int
     created_at: int
     filename: str
-    purpose: Purpose
+    purpose: Literal["fine-tune", "fine-tune-results"]
     status: Literal["processed"] = "processed"
     sha256: str
 

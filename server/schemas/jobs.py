@@ -88,7 +88,9 @@ class Job(BaseModel):
 
     `fine_tuned_model` is the new checkpoint as soon as it is staged. `stage` is what the job
     does now: `plan`, `relabel`, `merge`, `tune`, `evaluate`, `stage`, `gate`, `activate`, or
-    `approval` while it waits for a person.
+    `approval` while it waits for a person. `result_files` are the purified data set and its side
+    table; `trained_tokens` the answer tokens of the fine-tuning, over all epochs, once the job has
+    succeeded.
     """
 
     id: str
@@ -102,8 +104,8 @@ class Job(BaseModel):
     validation_file: str | None
     fine_tuned_model: str | None
     organization_id: str = "disp"
-    result_files: list[str] = []
-    trained_tokens: int | None = None
+    result_files: list[str]
+    trained_tokens: int | None
     seed: int
     suffix: str | None
     metadata: dict[str, str]

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select, update
 
 from server.store.database import Database
 from server.store.events import EventType, append_event
-from server.store.job_tables import events, jobs, shards, starts
+from server.store.job_tables import events, jobs, results, shards, starts
 from server.store.jobs import ACTIVE, APPROVAL, JobError, JobStatus
 
 
@@ -239,6 +239,19 @@ class Attempts:
                 update(jobs)
                 .where(jobs.c.id == attempt.job_id, jobs.c.attempt == attempt.number)
                 .values(tuning=json.dumps(tuning))
+            )
+
+    def tuned(self, attempt: Attempt, trained_tokens: int) -> None:
+        """Notes how many answer tokens the fine-tuning was trained on.
+
+        Raises:
+            AttemptOver: If the attempt is no longer wanted.
+        """
+        with self._database.transaction() as connection:
+            _locked(connection, attempt)
+            connection.execute(results.delete().where(results.c.job_id == attempt.job_id))
+            connection.execute(
+                results.insert().values(job_id=attempt.job_id, trained_tokens=trained_tokens)
             )
 
     def staged(self, attempt: Attempt, checkpoint: str, message: str) -> None:

@@ -60,6 +60,14 @@ class BlobStore:
         """Whether a file is there."""
         return bool(self._fs.exists(self._path(key)))
 
+    def size(self, key: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        return int(self._fs.size(self._path(key)))
+
     def read(self, key: str) -> bytes:
         """The bytes of a file.
 
@@ -198,9 +206,11 @@ class BlobStore:
                 self._fs.rm_file(path)
 
     def remove(self, key: str) -> None:
-        """Takes a file away; nothing happens if it is not there."""
+        """Takes a file away, with this machine's copy; nothing happens if it is not there."""
         if self.exists(key):
             self._fs.rm_file(self._path(key))
+        if not self.is_local:
+            (self._cache / _checked(key)).unlink(missing_ok=True)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{_checked(key)}"

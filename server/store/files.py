@@ -1,7 +1,8 @@
-"""Uploaded data sets: a table of what there is, and a folder with the content of each.
+"""Files: uploaded data sets, each with a folder of its own, and what jobs have made.
 
-A file is a row and a folder; the folder is complete before the row is written, so what is
-listed can be read. What a killed server left half written is removed a day later.
+An upload is a row and a folder; the folder is complete before the row is written, so what is
+listed can be read. What a killed server left half written is removed a day later. The results
+of jobs stay in the shared store.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import BigInteger, Column, Float, Integer, Select, String, Table, select
+from sqlalchemy import Select, select
 
 from purifier.data.dataset import BadRow, open_dataset
 from purifier.errors import DataError
@@ -33,25 +33,16 @@ from server.errors import (
     UnusableDataSet,
 )
 from server.security.archive import archive_kind, extract
-from server.store.database import Database, metadata
+from server.store.blobs import BlobStore
+from server.store.database import Database
+from server.store.file_tables import RESULT, FileRecord, files, purified_folder
 from server.store.job_tables import jobs
 from server.store.jobs import FINISHED
+from server.store.result_files import ResultFiles
+
+__all__ = ["FileRecord", "FileStore", "Incoming", "Order"]
 
 Order = Literal["asc", "desc"]
-
-files = Table(
-    "files",
-    metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(64), nullable=False, unique=True),
-    Column("created_at", Float, nullable=False),
-    Column("filename", String(255), nullable=False),
-    Column("purpose", String(32), nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("sha256", String(64), nullable=False),
-    Column("key_id", String(128)),
-    Column("content", String(64), nullable=False),
-)
 
 _INCOMING = ".incoming-"
 _UNPACKED = "unpacked"
@@ -60,44 +51,21 @@ _NESTING = 4
 _CHECKED_ROWS = 64
 
 
-@dataclass(frozen=True)
-class FileRecord:
-    """An upload.
-
-    Attributes:
-        id: `file-` and 24 hex digits.
-        number: Grows with creation; the order of lists.
-        created_at: Unix seconds.
-        filename: What its sender called it.
-        purpose: What it is for, `fine-tune`.
-        bytes: Bytes that were sent.
-        sha256: Hex digest of these bytes.
-        key_id: Who sent it.
-        content: Name of the label file or unpacked folder in the file's own folder.
-    """
-
-    id: str
-    number: int
-    created_at: float
-    filename: str
-    purpose: str
-    bytes: int
-    sha256: str
-    key_id: str | None
-    content: str
-
-
 class FileStore:
-    """Takes, lists and deletes uploads.
+    """Takes uploads; lists, gives and deletes files.
 
     Args:
         database: The service's database.
         folder: Holds one folder for every upload; servers and workers share it.
         limits: What an upload may be.
+        store: Where jobs put their results.
     """
 
-    def __init__(self, database: Database, folder: Path, limits: UploadLimits) -> None:
+    def __init__(
+        self, database: Database, folder: Path, limits: UploadLimits, store: BlobStore
+    ) -> None:
         self._database = database
+        self._results = ResultFiles(database, store)
         self._folder = folder
         self._limits = limits
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,11 +121,11 @@ class FileStore:
         return self.get(file_id)
 
     def get(self, file_id: str, *, owner: str | None = None) -> FileRecord:
-        """One upload.
+        """One file.
 
         Args:
             file_id: Its id.
-            owner: Key that must have sent it; None takes anybody's.
+            owner: Key that must have sent it, or asked for its job; None takes anybody's.
 
         Raises:
             DataFileNotFound: If there is none of this id.
@@ -178,17 +146,17 @@ class FileStore:
         purpose: str | None = None,
         owner: str | None = None,
     ) -> list[FileRecord]:
-        """Uploads, newest first unless `order` is `asc`.
+        """Files, newest first unless `order` is `asc`.
 
         Args:
-            after: Id of the last upload of the page before.
-            limit: Most uploads returned.
+            after: Id of the last file of the page before.
+            limit: Most files returned.
             order: `desc` or `asc` by creation.
             purpose: Only those for this.
-            owner: Only those that this key sent; None lists anybody's.
+            owner: Only those of this key; None lists anybody's.
 
         Raises:
-            DataFileNotFound: If there is no upload `after`.
+            DataFileNotFound: If there is no file `after`.
         """
         newest_first = order == "desc"
         query = _of(owner, select(files)).limit(limit)
@@ -206,27 +174,53 @@ class FileStore:
 
         Raises:
             DataFileNotFound: If there is none of this id.
+            UnusableDataSet: If it is a job's result.
         """
         record = self.get(file_id, owner=owner)
+        if record.purpose == RESULT:
+            raise UnusableDataSet(
+                "A result of a job does not hold the images that it names: download it and "
+                "upload it together with them."
+            )
         return _data_root(self._folder / record.id / record.content)
 
+    def content(self, record: FileRecord) -> Path:
+        """A file of this machine with the content; a folder for what came as an archive.
+
+        Raises:
+            DataFileNotFound: If it has been removed meanwhile.
+        """
+        if record.purpose == RESULT:
+            return self._results.path(record)
+        path = self._folder / record.id / record.content
+        if not path.exists():
+            raise DataFileNotFound
+        return path
+
     def delete(self, file_id: str, *, owner: str | None = None) -> None:
-        """Forgets an upload and removes its content.
+        """Forgets a file and removes its content.
 
         Raises:
             DataFileNotFound: If there is none of this id.
             DataFileInUse: If a job that has not finished reads it.
         """
-        self.get(file_id, owner=owner)
+        record = self.get(file_id, owner=owner)
         with self._database.transaction() as connection:
-            specs = connection.execute(select(jobs.c.spec).where(jobs.c.status.not_in(FINISHED)))
-            for spec in map(json.loads, specs.scalars()):
-                if file_id in (spec["training_file"], spec.get("validation_file")):
+            unfinished = connection.execute(
+                select(jobs.c.id, jobs.c.spec).where(jobs.c.status.not_in(FINISHED))
+            )
+            for job_id, spec in unfinished:
+                asked = json.loads(spec)
+                used = (asked["training_file"], asked.get("validation_file"))
+                if file_id in used or record.content == purified_folder(job_id):
                     raise DataFileInUse
             gone = connection.execute(files.delete().where(files.c.id == file_id))
             if gone.rowcount == 0:
                 raise DataFileNotFound
-        shutil.rmtree(self._folder / file_id, ignore_errors=True)
+        if record.purpose == RESULT:
+            self._results.remove(record)
+        else:
+            shutil.rmtree(self._folder / file_id, ignore_errors=True)
 
     def _unpack(self, incoming: Incoming, filename: str) -> str:
         if archive_kind(incoming.path) is None:

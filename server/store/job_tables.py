@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -77,4 +78,11 @@ starts = Table(
     Column("attempt", Integer, primary_key=True, autoincrement=False),
     Column("step", String(64), primary_key=True),
     Column("count", Integer, nullable=False),
+)
+
+results = Table(
+    "job_results",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
+    Column("trained_tokens", BigInteger, nullable=False),
 )

@@ -19,7 +19,8 @@ from sqlalchemy import Connection, func, select, update
 from server.errors import IdempotencyConflict, JobNotFound, JobStateConflict
 from server.store.database import Database
 from server.store.events import append_event
-from server.store.job_tables import jobs, shards
+from server.store.file_tables import files, purified_folder
+from server.store.job_tables import jobs, results, shards
 
 JobStatus = Literal[
     "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
@@ -85,6 +86,9 @@ class JobRecord:
         result: Id of the new checkpoint, once it is staged.
         error: Why it failed or was paused by the service.
         last_event: Number of its newest event.
+        result_files: Ids of the files of its purified data set, once it is written.
+        trained_tokens: Answer tokens that the fine-tuning was trained on, each counted in every
+            epoch; None before its end.
     """
 
     id: str
@@ -102,6 +106,8 @@ class JobRecord:
     result: str | None
     error: JobError | None
     last_event: int
+    result_files: tuple[str, ...] = ()
+    trained_tokens: int | None = None
 
     @property
     def model(self) -> str:
@@ -325,6 +331,8 @@ def _get(connection: Connection, job_id: str) -> JobRecord:
 
 def _record(connection: Connection, row: Any) -> JobRecord:
     error = None if row.error is None else JobError(**json.loads(row.error))
+    made = select(files.c.id).where(files.c.content == purified_folder(row.id))
+    tokens = select(results.c.trained_tokens).where(results.c.job_id == row.id)
     return JobRecord(
         id=row.id,
         number=row.number,
@@ -341,6 +349,8 @@ def _record(connection: Connection, row: Any) -> JobRecord:
         result=row.result,
         error=error,
         last_event=row.last_event,
+        result_files=tuple(connection.execute(made.order_by(files.c.number)).scalars()),
+        trained_tokens=connection.execute(tokens).scalar(),
     )
 
 

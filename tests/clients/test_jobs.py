@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ def test_a_file_is_uploaded_listed_and_deleted(ask: Ask, tmp_path: Path) -> None
         "fine-tune",
     )
     assert ask("files.get", made.id) == made
+    with tarfile.open(fileobj=io.BytesIO(ask("files.content", made.id))) as archive:
+        assert "data.json" in archive.getnames()
     assert ask("files.list", limit=1).data == [made]
     assert ask("files.list", after=made.id, limit=1).data != [made]
     assert ask("files.delete", made.id).deleted
@@ -298,7 +301,13 @@ def test_ids_stay_inside_their_path(call: Caller) -> None:
         paths.append(request.url.raw_path)
         return httpx.Response(404, json={})
 
-    for method in ("jobs.get", "jobs.cancel", "files.delete", "checkpoints.activate"):
+    for method in (
+        "jobs.get",
+        "jobs.cancel",
+        "files.delete",
+        "files.content",
+        "checkpoints.activate",
+    ):
         with pytest.raises(clients.NotFound):
             call(handler, method, "../keys?x=1")
     assert all(b"..%2Fkeys%3Fx%3D1" in path for path in paths)

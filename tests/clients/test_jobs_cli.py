@@ -81,6 +81,23 @@ def test_files_are_uploaded_listed_and_removed(told: Callable[..., Told], tmp_pa
     assert "is a folder" in folder.err
 
 
+def test_a_file_is_saved(
+    told: Callable[..., Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps([{"conversations": turns}]))
+    made = told("files", "upload", path, "--name", "../rows.json").out.strip()
+    assert told("files", "get", made).out == "rows.json\n"
+    assert (tmp_path / "rows.json").read_bytes() == path.read_bytes()
+    again = told("files", "get", made)
+    assert (again.code, "there already" in again.err) == (1, True)
+    saved = told("files", "get", made, "--output", tmp_path / "x" / "y.json", "--json").json
+    assert saved["id"] == made
+    assert Path(saved["path"]).read_bytes() == path.read_bytes()
+
+
 def test_a_job_is_created_shown_and_steered(
     told: Callable[..., Told], data_id: str, tmp_path: Path
 ) -> None:
@@ -170,7 +187,7 @@ def test_every_action_has_help(command: str, capsys: pytest.CaptureFixture[str])
         cli.main([command, "--help"])
     actions = {
         "jobs": "create ls show watch cancel pause resume approve report",
-        "files": "upload ls rm",
+        "files": "upload ls get rm",
         "checkpoints": "ls activate rollback",
     }[command].split()
     text = capsys.readouterr().out

@@ -13,6 +13,7 @@ from server.config import StartError, UploadLimits
 from server.data_sets import DataOptions, parse_roots
 from server.errors import DataFileNotFound, UnusableDataSet
 from server.security.keys import SCOPES, create_key
+from server.store.blobs import BlobStore
 from server.store.database import open_database
 from server.store.files import FileStore
 from tests.support.job_server import data_archive, llava_row
@@ -30,7 +31,7 @@ def labels(tmp_path: Path) -> Path:
 @pytest.fixture
 def files(tmp_path: Path) -> FileStore:
     database = open_database(f"sqlite:///{tmp_path / 'disp.sqlite'}")
-    return FileStore(database, tmp_path / "files", UploadLimits())
+    return FileStore(database, tmp_path / "files", UploadLimits(), BlobStore(tmp_path / "blobs"))
 
 
 def test_a_data_set_is_found_by_its_name(labels: Path, tmp_path: Path, files: FileStore) -> None:

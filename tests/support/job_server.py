@@ -84,10 +84,10 @@ def job_server(
     config = config or ServerConfig()
     database = Database(f"sqlite:///{home / 'disp.sqlite'}")
     database.create_tables()
-    files = FileStore(database, home / "files", config.upload)
+    store = BlobStore(home / "blobs")
+    files = FileStore(database, home / "files", config.upload, store)
     checkpoints = CheckpointStore(database, home / "checkpoints")
     checkpoints.open_deployment(checkpoints.register(checkpoint).id)
-    store = BlobStore(home / "blobs")
     services = Services(
         files=files,
         datasets=datasets(files) if datasets else DataOptions(demo="insertion").open(files),
