@@ -84,6 +84,10 @@ class ResponseCache:
             self.stored = tuple(mdlm.key_values(length) for _ in range(count))
         self.age, self.block = 0, block
 
+    def forget(self) -> None:
+        """Makes the next step a full pass."""
+        self.block, self.first = -1, None
+
     def step(self) -> None:
         """Counts a step."""
         self.age += 1
@@ -119,6 +123,10 @@ class ResponseFeatures:
     def refresh_response(self) -> bool:
         """Whether the next step computes the whole response."""
         return self.calls % self.config.response_interval == 0
+
+    def forget(self) -> None:
+        """Makes the next step a full pass; the intervals count from there."""
+        self.calls = 0
 
     def step(self) -> None:
         """Counts a step."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from purifier.denoise.cache import FirstPass, ResponseCache, ResponseFeatures
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.noise import Noise, SeededNoise
@@ -96,6 +98,12 @@ class DenoisingState:
     @property
     def finish_reason(self) -> str:
         return "length" if self.stop_at is None else "stop"
+
+    def see(self, prompt: Tensor) -> None:
+        """Goes on with another prompt of the same length, [L, D]: what was stored is void."""
+        self.prompt = prompt.detach()
+        if self.cache is not None:
+            self.cache.forget()
 
     def candidates(self) -> list[int]:
         """Response positions, counted from its start, that may be filled now."""

@@ -148,7 +148,7 @@ class BlockwiseDefence:
         committed = [state.ids[: block * self.generation.block] for state in states]
         defended = self._defend_at(block, asked, committed)
         for state, item in zip(states, defended, strict=True):
-            state.prompt = item.prompt.embeds[: state.prompt_length].detach()
+            state.see(item.prompt.embeds[: state.prompt_length])
 
     def _defend_at(
         self, block: int, asked: Sequence[Asked], before: Sequence[list[int]]

@@ -126,6 +126,22 @@ def test_a_part_is_computed_as_in_the_whole_sequence(
     torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("cache", CACHES)
+def test_another_prompt_voids_what_was_stored(
+    mdlm: Mdlm, prompts: list[Prompt], cache: Any
+) -> None:
+    exact = GenerationConfig(gen_length=8, stop=())
+    cached = replace(exact, cache=cache, prompt_interval=8, response_interval=8)
+    other = torch.flip(prompts[0].embeds, [0])
+    logits = []
+    for config in (exact, cached):
+        state = DenoisingState(mdlm, prompts[0], config)
+        denoising_step(mdlm, [state])
+        state.see(other)
+        logits.append(candidate_logits(mdlm, [state], [state.candidates()])[0])
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=1e-5)
+
+
 def test_a_first_pass_that_was_run_before_is_taken_over(mdlm: Mdlm, prompts: list[Prompt]) -> None:
     config = GenerationConfig(gen_length=12, block_length=6, cache="prefix", prompt_interval=4)
     for prompt in prompts:
