@@ -174,7 +174,8 @@ def begin(
     mdlm: Mdlm, defended: Defended, generation: GenerationConfig, *, undefended: bool = False
 ) -> Begun:
     """Begins to denoise from a prompt that is defended, or from one that shall not be."""
-    return Begun(defended, DenoisingState(mdlm, defended.prompt, generation), undefended)
+    state = DenoisingState(mdlm, defended.prompt, generation, first=defended.first)
+    return Begun(defended, state, undefended)
 
 
 def finish(mdlm: Mdlm, begun: Begun) -> Answer:

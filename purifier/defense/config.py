@@ -15,10 +15,15 @@ RankerName = Literal[
     "exact",
     "leave-one-out",
     "occlusion",
+    "two-stage",
+    "knockout",
     "attention",
     "gradient",
     "random",
 ]
+
+N_WINDOWS = 25
+"""Windows that the plane of an image is divided into, at most (`purifier.defense.windows`)."""
 
 PATCH_RANKERS: frozenset[RankerName] = frozenset({"occlusion"})
 """Rankers that work at level `patch` alone."""
@@ -28,6 +33,10 @@ PATCH_RANKER: RankerName = "occlusion"
 OCCLUSION_THRESHOLD = 5.0
 """Nats at one answer position below which a window is not masked: hiding it must make a token
 150 times less likely. Chosen on the demo model; see docs/defence.md."""
+
+TOKEN_THRESHOLD = 2.0
+"""The same where the window is hidden behind the encoder, by masks or from sight: other visual
+tokens have seen it, and the change is smaller. Chosen on the demo model."""
 
 TOKEN_RANKER: RankerName = "fisher"
 """What ranks at level `token` where the ranker is one of `PATCH_RANKERS` and nobody chose it."""
@@ -50,9 +59,13 @@ class MaskingConfig:
         temperature: Softens the first-step distribution before it is scored; 1 is the paper.
         pooling: Side of the square neighbourhood on the image plane over which patch saliency
             is averaged (`patch` only); 1 is none.
-        threshold: Least score that is masked, in the ranker's own unit (nats for `occlusion` and
-            `leave-one-out`); with it the ratio is the most that is masked. 0 masks the ratio. By
-            default `OCCLUSION_THRESHOLD` for `occlusion`, 0 for the others.
+        threshold: Least score that is masked, in the ranker's own unit (nats for `occlusion`,
+            `two-stage`, `knockout` and `leave-one-out`); with it the ratio is the most that is
+            masked. 0 masks the ratio. By default see `default_threshold`.
+        shortlist: Windows of an image that `two-stage` and `knockout` look at more closely, those
+            that most attention goes to.
+        verify: Windows of an image that `two-stage` masks for a trial, at most.
+        gate: Nats of the closer look below which `two-stage` tries no mask; 0 tries it anyway.
         float64: Whether `official`, `fisher` and `exact` take probabilities, probes and products
             in float64, as the published code does, or in float32.
         seed: Seed of the probes and of the random ranker.
@@ -66,6 +79,9 @@ class MaskingConfig:
     temperature: float = 1.0
     pooling: int = 3
     threshold: float = None  # type: ignore[assignment]  # resolved below, by ranker
+    shortlist: int = 8
+    verify: int = 1
+    gate: float = 1.0
     float64: bool = True
     seed: int = 1234
 
@@ -74,9 +90,8 @@ class MaskingConfig:
             ranker = TOKEN_RANKER if self.level == "token" else PATCH_RANKER
             object.__setattr__(self, "ranker", ranker)
         if self.threshold is None:
-            least = OCCLUSION_THRESHOLD if self.ranker == "occlusion" else 0.0
-            object.__setattr__(self, "threshold", least)
-        for name in ("probes", "top_k", "pooling", "seed"):
+            object.__setattr__(self, "threshold", default_threshold(self.level, self.ranker))
+        for name in ("probes", "top_k", "pooling", "shortlist", "verify", "seed"):
             require_whole(getattr(self, name), name)
         require_seed(self.seed)
         if not isinstance(self.float64, bool):
@@ -103,13 +118,19 @@ class MaskingConfig:
             raise InvalidSetting("temperature must be between 0.1 and 100.", param="temperature")
         if self.pooling not in (1, 3, 5, 7, 9):
             raise InvalidSetting("pooling must be 1, 3, 5, 7 or 9.", param="pooling")
+        for name in ("shortlist", "verify"):
+            if not 1 <= getattr(self, name) <= N_WINDOWS:
+                raise InvalidSetting(f"{name} must be between 1 and {N_WINDOWS}.", param=name)
+        if not 0.0 <= self.gate <= 1000.0:
+            raise InvalidSetting("gate must be between 0 and 1000.", param="gate")
 
     def adjusted(self, **given: Any) -> MaskingConfig:
         """These settings with some of them given anew, for a request or a command line.
 
         What was chosen for another setting is not kept: level `token` without a ranker takes
         `TOKEN_RANKER` in place of one that needs level `patch`, and another ranker without a
-        threshold takes 0, for thresholds are in the ranker's own unit.
+        threshold takes its own, for thresholds are in the ranker's own unit; so does another
+        level, where the threshold was the default of the one before.
 
         Args:
             **given: Fields by name; None counts as not given.
@@ -121,6 +142,15 @@ class MaskingConfig:
         chosen = {name: value for name, value in given.items() if value is not None}
         if chosen.get("level", self.level) == "token" and self.ranker in PATCH_RANKERS:
             chosen.setdefault("ranker", TOKEN_RANKER)
-        if chosen.get("ranker", self.ranker) != self.ranker:
+        own = self.threshold == default_threshold(self.level, self.ranker)
+        other_level = chosen.get("level", self.level) != self.level
+        if chosen.get("ranker", self.ranker) != self.ranker or (own and other_level):
             chosen.setdefault("threshold", None)
         return replace(self, **chosen)
+
+
+def default_threshold(level: Level, ranker: RankerName) -> float:
+    """What a ranker's threshold is where nobody chose one; 0 for those without a natural unit."""
+    if ranker == "knockout" or (ranker, level) == ("two-stage", "token"):
+        return TOKEN_THRESHOLD
+    return OCCLUSION_THRESHOLD if ranker in ("occlusion", "two-stage") else 0.0

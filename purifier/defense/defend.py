@@ -19,16 +19,20 @@ import torch
 from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
-from purifier.defense.first_step import Response
+from purifier.defense.first_step import FirstStep, Response
 from purifier.defense.plane import MaskedPlane
 from purifier.defense.rankers import RANKERS
 from purifier.defense.saliency import choose, unit_scores
-from purifier.defense.sites import PatchSite, Site, TokenSite
-from purifier.denoise.config import GenerationConfig
+from purifier.defense.sites import Encoding, PatchSite, Site, TokenSite
+from purifier.denoise.cache import FirstPass
+from purifier.denoise.config import CacheName, GenerationConfig
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.numeric import seconds
 
 PARTS = ("encode", "saliency", "mask")
+
+TAKES_FIRST_PASS: frozenset[CacheName] = frozenset({"prefix", "dual"})
+"""Caches of `purifier.denoise` that keys and values of the first step are handed over to."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Defended:
         planes: The same on the plane of every image.
         timings: Seconds by part: `encode`, `saliency`, `mask`. Requests defended together
             share the time of a part evenly.
+        first: The first denoising step of `prompt`, where the ranker has run it and a cache of
+            the generation settings can take it over.
     """
 
     prompt: Prompt
@@ -50,6 +56,7 @@ class Defended:
     masked: Tensor
     planes: tuple[MaskedPlane, ...]
     timings: dict[str, float]
+    first: FirstPass | None = None
 
     @property
     def n_units(self) -> int:
@@ -124,8 +131,10 @@ def defend_together(
     times.append(clock())
     check()
     with torch.no_grad():
-        prompts = site.mask(chosen)
+        steps = [known_step(encoding, site, chosen, owner) for owner in range(len(requests))]
+        prompts = masked_prompts(site, encoding, chosen, steps)
         planes = site.planes(scores, chosen)
+    takes_over = generation.cache in TAKES_FIRST_PASS and generation.guidance_scale == 0
     times.append(clock())
     timings = {part: (times[i + 1] - times[i]) / len(requests) for i, part in enumerate(PARTS)}
     return [
@@ -135,9 +144,30 @@ def defend_together(
             masked=joined(site, chosen, owner).to(torch.bool),
             planes=tuple(p for p, who in zip(planes, site.owners, strict=True) if who == owner),
             timings=dict(timings),
+            first=step.result if step is not None and takes_over else None,
         )
-        for owner in range(len(requests))
+        for owner, step in enumerate(steps)
     ]
+
+
+def known_step(
+    encoding: Encoding, site: Site, chosen: Sequence[Tensor], owner: int
+) -> FirstStep | None:
+    """The first step of a request with the chosen units masked, if a ranker has run it."""
+    own = {image: units for image, units in enumerate(chosen) if site.owners[image] == owner}
+    return next((known.step for known in encoding.known if known.is_of(owner, own)), None)
+
+
+def masked_prompts(
+    site: Site,
+    encoding: Encoding,
+    chosen: Sequence[Tensor],
+    steps: Sequence[FirstStep | None],
+) -> list[Prompt]:
+    """All requests with the chosen units masked; known ones are not encoded again."""
+    left = [owner for owner, step in enumerate(steps) if step is None]
+    fresh = dict(zip(left, site.mask(chosen, left), strict=True)) if left else {}
+    return [fresh[owner] if step is None else step.prompt for owner, step in enumerate(steps)]
 
 
 def groups(

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from purifier.denoise.cache import FirstPass
 from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Mdlm, Prompt
+from purifier.mdlm.segments import KeyValues, Segment
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,58 @@ class FirstStepBatch:
     lengths: Tensor | None
 
 
-def first_step_batch(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) -> FirstStepBatch:
-    """Puts the masked response behind every prompt; gradients flow to the prompts."""
-    masks = mdlm.mask_embedding.detach().expand(response.length, -1)
-    tail = [masks]
+@dataclass(frozen=True)
+class FirstStep:
+    """The first denoising step of one request as it was computed.
+
+    Attributes:
+        prompt: The request, masked or not.
+        result: Its predictions at the scored positions, and keys and values.
+    """
+
+    prompt: Prompt
+    result: FirstPass
+
+    @property
+    def logits(self) -> Tensor:
+        """float32 [G, V], predictions at the scored positions."""
+        return self.result.logits
+
+    @property
+    def cache(self) -> KeyValues:
+        """Keys and values of prompt and response."""
+        return self.result.stored
+
+
+def first_steps(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) -> list[FirstStep]:
+    """Runs the first step of several requests in one pass and keeps keys and values."""
+    tail = response_tail(mdlm, response)
+    segments = []
+    for prompt in prompts:
+        start = len(prompt.embeds)
+        embeds = torch.cat([prompt.embeds.detach(), tail])
+        wanted = range(start, start + response.scored)
+        segments.append(Segment(embeds, 0, wanted, mdlm.key_values(len(embeds))))
+    found = mdlm.segment_logits(segments)
+    return [
+        FirstStep(prompt, FirstPass(segment.cache, logits))
+        for prompt, logits, segment in zip(prompts, found, segments, strict=True)
+    ]
+
+
+def response_tail(mdlm: Mdlm, response: Response) -> Tensor:
+    """What stands behind a prompt before the first step, [R, D]: masks and suffix."""
+    tail = [mdlm.mask_embedding.detach().expand(response.length, -1)]
     if response.suffix:
         ids = torch.tensor(response.suffix, device=mdlm.device)
         tail.append(mdlm.token_embeddings(ids).detach())
-    rows = [torch.cat([prompt.embeds, *tail]) for prompt in prompts]
+    return torch.cat(tail)
+
+
+def first_step_batch(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) -> FirstStepBatch:
+    """Puts the masked response behind every prompt; gradients flow to the prompts."""
+    tail = response_tail(mdlm, response)
+    rows = [torch.cat([prompt.embeds, tail]) for prompt in prompts]
     starts = torch.tensor([len(prompt.embeds) for prompt in prompts], device=mdlm.device)
     positions = starts[:, None] + torch.arange(response.scored, device=mdlm.device)
     lengths = torch.tensor([len(row) for row in rows], device=mdlm.device)

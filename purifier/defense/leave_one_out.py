@@ -5,21 +5,25 @@ Slow, and the truth that the quadratic forms approximate to second order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import ceil, prod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from purifier.defense.first_step import Response, first_step_logits
 from purifier.defense.sites import Encoding, Site
+from purifier.defense.windows import windows
+from purifier.mdlm.base import Mdlm
 from purifier.numeric import wide
-
-WINDOWS_PER_SIDE = 5
-"""Windows of `occlusion` along each side of an image plane."""
 
 VALUES_AT_ONCE = 2**27
 """Predictions (sequences x scored positions x vocabulary) of one forward pass; bounds memory."""
+
+POSITIONS_AT_ONCE = 2**15
+"""Positions, padding included, of one forward pass; bounds memory."""
 
 
 def leave_one_out_kl(
@@ -66,8 +70,7 @@ def occlusion(
     cell's is that of the best window it lies in. A trigger forces a token that the rest of
     the image gives no reason for, so without it that token is all but impossible; natural
     evidence is spread, and hiding one window of it leaves the token likely. The windows
-    overlap, so that every region up to `covered_cells` wide lies inside one of them
-    (R-covering masks, as in PatchCleanser, arXiv 2108.09135).
+    overlap, so that no trigger up to a certain size is cut by all of them.
 
     Args:
         site: Image planes.
@@ -87,25 +90,6 @@ def occlusion(
     ]
 
 
-def windows(shape: Sequence[int]) -> Tensor:
-    """Overlapping windows over an image plane of rows x columns cells, bool [n, rows, columns]."""
-    rows, columns = (torch.stack(list(_intervals(cells))) for cells in shape)
-    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
-
-
-def covered_cells(cells: int) -> int:
-    """Longest run of cells that surely lies inside one window, on a side of `cells` cells."""
-    return ceil(ceil(cells / WINDOWS_PER_SIDE) / 2) + 1
-
-
-def _intervals(cells: int) -> list[Tensor]:
-    stride = ceil(cells / WINDOWS_PER_SIDE)
-    overlap = ceil(stride / 2)
-    place = torch.arange(cells)
-    starts = range(0, cells, stride)
-    return [(place >= start - overlap) & (place < start + stride) for start in starts]
-
-
 @torch.no_grad()
 def divergences(
     site: Site,
@@ -119,39 +103,73 @@ def divergences(
 ) -> list[Tensor]:
     """KL divergence of the first step at every scored position after masking a region.
 
+    Regions of all images share the forward passes.
+
     Args:
         site: Where regions are masked.
         encoding: The requests, nothing masked.
         response: The response behind the prompts.
         regions: Per image, bool [n, *shape].
         top_k: See `leave_one_out_kl`.
-        rows: Sequences in one forward pass; fewer where their predictions are large.
+        rows: Sequences in one forward pass; fewer where they or their predictions are large.
         check: Called before every forward pass.
 
     Returns:
         Per image float64 [n, G].
     """
     mdlm = site.mdlm
+    jobs = [(image, region) for image, own in enumerate(regions) for region in own]
+    together = partial(bounded, mdlm=mdlm, response=response, rows=rows)
     references: dict[int, tuple[Tensor, Tensor]] = {}
-    result = []
-    for image, (owner, region) in enumerate(zip(site.owners, regions, strict=True)):
-        if owner not in references:
-            logits = first_step_logits(mdlm, [encoding.prompts[owner]], response)
+    lengths = [len(prompt.embeds) for prompt in encoding.prompts]
+    for owners in together(sorted({*site.owners}), lambda owner: lengths[owner]):
+        check()
+        found = first_step_logits(mdlm, [encoding.prompts[owner] for owner in owners], response)
+        for owner, logits in zip(owners, found, strict=True):
             count = logits.shape[-1] if top_k is None else min(top_k, logits.shape[-1])
             values, ids = logits.topk(count, dim=-1)
             references[owner] = (torch.log_softmax(wide(values), dim=-1), ids)
-        reference, ids = references[owner]
-        moved = []
-        together = max(1, min(rows, VALUES_AT_ONCE // reference.numel()))
-        for group in region.split(together):  # type: ignore[no-untyped-call]
-            check()
-            prompts = site.without(image, group)
-            kept = wide(
-                first_step_logits(mdlm, prompts, response).gather(
-                    -1, ids.expand(len(group), -1, -1)
-                )
-            )
-            change = reference - torch.log_softmax(kept, dim=-1)
-            moved.append((reference.exp() * change).sum(-1).cpu())
-        result.append(torch.cat(moved))
-    return result
+    moved: list[list[Tensor]] = [[] for _ in regions]
+    for group in together(jobs, lambda job: lengths[site.owners[job[0]]]):
+        check()
+        found = first_step_logits(mdlm, site.without(group), response)
+        for (image, _), logits in zip(group, found, strict=True):
+            reference, ids = references[site.owners[image]]
+            kept = torch.log_softmax(wide(logits.gather(-1, ids)), dim=-1)
+            moved[image].append((reference.exp() * (reference - kept)).sum(-1).cpu())
+    return [torch.stack(own) for own in moved]
+
+
+Item = TypeVar("Item")
+
+
+def bounded(
+    items: Sequence[Item],
+    length: Callable[[Item], int],
+    *,
+    mdlm: Mdlm,
+    response: Response,
+    rows: int,
+) -> Iterator[Sequence[Item]]:
+    """Consecutive groups of items whose padded forward pass takes bounded memory.
+
+    Args:
+        items: What takes one sequence each.
+        length: Prompt positions of an item.
+        mdlm: The model.
+        response: The response behind the prompts.
+        rows: Sequences in one group at most.
+    """
+    rows = max(1, min(rows, VALUES_AT_ONCE // (response.scored * mdlm.vocab_size)))
+    tail = response.length + len(response.suffix)
+    group: list[Item] = []
+    longest = 0
+    for item in items:
+        longer = max(longest, length(item) + tail)
+        if group and (len(group) == rows or longer * (len(group) + 1) > POSITIONS_AT_ONCE):
+            yield group
+            group, longer = [], length(item) + tail
+        group.append(item)
+        longest = longer
+    if group:
+        yield group

@@ -7,6 +7,8 @@
 | `exact` | the same form without sampling | 1 forward, G (K - 1) backward |
 | `leave-one-out` | KL divergence after masking the unit alone | 1 forward a unit |
 | `occlusion` | largest KL at one position after filling a window around it | 25 forward |
+| `two-stage` | `occlusion` of the windows that `knockout` and `attention` suspect | 2 forward |
+| `knockout` | largest KL of answering without sight of a window, on stored keys | 1 forward |
 | `attention` | attention of the masked answer positions to visual tokens | 1 forward |
 | `gradient` | gradient norm of the likeliest tokens' log-likelihood | 1 forward, 1 backward |
 | `random` | drawn from the seed | none |
@@ -14,7 +16,9 @@
 At level `patch`, `official`, `fisher`, `exact` and `gradient` are taken with respect to the
 patch embeddings before the encoder; `attention` is taken at the visual tokens and carried
 onto the image plane; `leave-one-out` fills one cell of the plane, `occlusion` (level `patch`
-only) a window of cells, and both encode again.
+only) a window of cells, and both encode again. `two-stage` masks a window as its level does and
+verifies `MaskingConfig.verify` of them; `knockout` runs the answer positions alone once more for
+each of `MaskingConfig.shortlist` windows.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from purifier.defense.fisher import (
 from purifier.defense.leave_one_out import leave_one_out_kl, occlusion
 from purifier.defense.probes import Estimator
 from purifier.defense.sites import Encoding, Site
+from purifier.defense.two_stage import knockout, two_stage
 from purifier.numeric import wide
 
 
@@ -150,6 +155,42 @@ class Occlusion:
 
 
 @dataclass(frozen=True)
+class Knockout:
+    """Largest KL divergence at one answer position that does not see a window's tokens."""
+
+    differentiates: bool = False
+    regional: bool = True
+
+    def scores(
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
+    ) -> list[Tensor]:
+        return knockout(site, encoding, response, config, check)
+
+
+@dataclass(frozen=True)
+class TwoStage:
+    """`Occlusion` of few windows: those that cheap looks suspect most."""
+
+    differentiates: bool = False
+    regional: bool = True
+
+    def scores(
+        self,
+        site: Site,
+        encoding: Encoding,
+        response: Response,
+        config: MaskingConfig,
+        check: Callable[[], None],
+    ) -> list[Tensor]:
+        return two_stage(site, encoding, response, config, check)
+
+
+@dataclass(frozen=True)
 class Attention:
     """Attention of the scored answer positions to every visual token, mean of all heads."""
 
@@ -228,6 +269,8 @@ RANKERS: Mapping[RankerName, Ranker] = MappingProxyType(
         "exact": ExactForm(),
         "leave-one-out": LeaveOneOut(),
         "occlusion": Occlusion(),
+        "two-stage": TwoStage(),
+        "knockout": Knockout(),
         "attention": Attention(),
         "gradient": Gradient(),
         "random": Random(),

@@ -13,14 +13,15 @@ the second. What is per image is a list in that order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from purifier.defense.fill import fill_cells, filled
+from purifier.defense.first_step import FirstStep
 from purifier.defense.plane import (
     MaskedPlane,
     Raster,
@@ -32,8 +33,34 @@ from purifier.defense.plane import (
     token_rasters,
     view_rasters,
 )
+from purifier.defense.views import ViewFeatures
+from purifier.defense.windows import Regions, touched_tokens, windows
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.numeric import wide
+
+
+@dataclass(frozen=True)
+class KnownStep:
+    """A first denoising step that a ranker ran on its way.
+
+    Attributes:
+        owner: Number of the request.
+        masked: By the number of an image, bool of its shape; images left out are unmasked.
+        step: What the pass gave.
+    """
+
+    owner: int
+    masked: Mapping[int, Tensor]
+    step: FirstStep
+
+    def is_of(self, owner: int, chosen: Mapping[int, Tensor]) -> bool:
+        """Whether it is a request's step with just the chosen units masked."""
+        if owner != self.owner:
+            return False
+        some = {image: units for image, units in chosen.items() if bool(units.any())}
+        return some.keys() == self.masked.keys() and all(
+            torch.equal(units, self.masked[image]) for image, units in some.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -45,12 +72,14 @@ class Encoding:
         leaves: Per image, the pieces [..., D]; empty if the encoding is not differentiable.
         directions: Per image, float64 of the leaf's shape: masked piece minus piece.
         seeds: Per request, of its own random draws; empty where all take the settings' seed.
+        known: First steps that were run on the way; rankers add theirs.
     """
 
     prompts: tuple[Prompt, ...]
     leaves: tuple[Tensor, ...] = ()
     directions: tuple[Tensor, ...] = ()
     seeds: tuple[int, ...] = ()
+    known: list[KnownStep] = field(default_factory=list)
 
     @property
     def owners(self) -> list[int]:
@@ -88,17 +117,23 @@ class Site(Protocol):
     def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Per image, scores of visual tokens as scores of units."""
 
-    def without(self, image: int, regions: Tensor) -> list[Prompt]:
-        """The request of an image with one region of that image masked after the other.
+    def regions(self, image: int) -> Regions:
+        """The overlapping windows of an image."""
 
-        `regions` is bool [n, *shape] with the image's shape; no gradients.
+    def without(self, jobs: Sequence[tuple[int, Tensor]]) -> list[Prompt]:
+        """For every image and region of it, its request with that region masked.
+
+        A region is bool of the image's shape; no gradients.
         """
 
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
         """Per image, the scores that the choice is made by."""
 
-    def mask(self, chosen: Sequence[Tensor]) -> list[Prompt]:
-        """All requests with the chosen units masked: per image bool of its shape."""
+    def mask(self, chosen: Sequence[Tensor], owners: Sequence[int] | None = None) -> list[Prompt]:
+        """Requests with the chosen units masked: per image bool of its shape.
+
+        `owners` are the numbers of the requests; None takes all.
+        """
 
     def planes(self, scores: Sequence[Tensor], chosen: Sequence[Tensor]) -> list[MaskedPlane]:
         """Per image, scores and mask on the image plane."""
@@ -152,10 +187,15 @@ class TokenSite:
     def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
         return [score.cpu() for score in scores]
 
-    def without(self, image: int, regions: Tensor) -> list[Prompt]:
-        owner, span = self.images[image]
+    def regions(self, image: int) -> Regions:
+        grids = self.images[image][1].grids
+        tokens = touched_tokens(windows(plane_shape(token_rasters(grids))), grids)
+        return Regions(tokens, tokens)
+
+    def without(self, jobs: Sequence[tuple[int, Tensor]]) -> list[Prompt]:
         prompts = []
-        for units in regions:
+        for image, units in jobs:
+            owner, span = self.images[image]
             embeds = self.prompts[owner].embeds.detach().clone()
             rows = span.start + units.nonzero()[:, 0].to(embeds.device)
             embeds[rows] = self.mdlm.mask_embedding.detach()
@@ -165,9 +205,10 @@ class TokenSite:
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
         return list(scores)
 
-    def mask(self, chosen: Sequence[Tensor]) -> list[Prompt]:
+    def mask(self, chosen: Sequence[Tensor], owners: Sequence[int] | None = None) -> list[Prompt]:
         result = []
-        for owner, prompt in enumerate(self.prompts):
+        for owner in range(len(self.prompts)) if owners is None else owners:
+            prompt = self.prompts[owner]
             own = [c for c, who in zip(chosen, self.owners, strict=True) if who == owner]
             masked = torch.cat(own) if own else torch.zeros(0, dtype=torch.bool)
             result.append(mask_tokens(prompt, masked, self.mdlm.mask_embedding.detach()))
@@ -196,6 +237,7 @@ class PatchSite:
         self.images = [image for request in self.requests for image in request.images]
         with torch.no_grad():
             self.patches = [mdlm.patch_embeddings(image) for image in self.images]
+        self.features: ViewFeatures | None = None
         self.rasters: list[list[Raster]] = [
             view_rasters(image, patches.shape[1])
             for image, patches in zip(self.images, self.patches, strict=True)
@@ -206,9 +248,10 @@ class PatchSite:
         ]
 
     def encode(self, *, differentiable: bool) -> Encoding:
-        leaves = [patches.detach().clone() for patches in self.patches]
-        if differentiable:
-            leaves = [leaf.requires_grad_() for leaf in leaves]
+        if not differentiable:
+            self.features = ViewFeatures(self.mdlm, self.images)
+            return Encoding(tuple(self.embed([(o, {}) for o in range(len(self.requests))])))
+        leaves = [patches.detach().clone().requires_grad_() for patches in self.patches]
         visual = [
             self.mdlm.visual_embeddings(image, leaf)
             for image, leaf in zip(self.images, leaves, strict=True)
@@ -219,8 +262,6 @@ class PatchSite:
             )
             for owner, request in enumerate(self.requests)
         )
-        if not differentiable:
-            return Encoding(prompts)
         return Encoding(prompts, tuple(leaves), tuple(self.directions()))
 
     def directions(self) -> list[Tensor]:
@@ -256,28 +297,45 @@ class PatchSite:
             for score, image, shape in zip(scores, self.images, self.shapes, strict=True)
         ]
 
-    def without(self, image: int, regions: Tensor) -> list[Prompt]:
-        owner = self.owners[image]
-        return self.mdlm.embed_all([self.filled(owner, {image: cells}) for cells in regions])
+    def regions(self, image: int) -> Regions:
+        units = windows(self.shapes[image])
+        return Regions(units, touched_tokens(units, self.images[image].grids))
+
+    def without(self, jobs: Sequence[tuple[int, Tensor]]) -> list[Prompt]:
+        return self.embed([(self.owners[image], {image: cells}) for image, cells in jobs])
 
     def finish(self, scores: Sequence[Tensor], pooling: int) -> list[Tensor]:
         return [pool(score, pooling) for score in scores]
 
-    def mask(self, chosen: Sequence[Tensor]) -> list[Prompt]:
-        filled = [
-            self.filled(
-                owner,
-                {
-                    image: cells
-                    for image, (cells, who) in enumerate(zip(chosen, self.owners, strict=True))
-                    if who == owner
-                },
-            )
-            for owner in range(len(self.requests))
-        ]
-        return self.mdlm.embed_all(filled)
+    def mask(self, chosen: Sequence[Tensor], owners: Sequence[int] | None = None) -> list[Prompt]:
+        cells: list[dict[int, Tensor]] = [{} for _ in self.requests]
+        for image, (own, owner) in enumerate(zip(chosen, self.owners, strict=True)):
+            cells[owner][image] = own
+        wanted = range(len(self.requests)) if owners is None else owners
+        return self.embed([(owner, cells[owner]) for owner in wanted])
 
-    def filled(self, owner: int, cells: dict[int, Tensor]) -> Inputs:
+    @torch.no_grad()
+    def embed(self, jobs: Sequence[tuple[int, Mapping[int, Tensor]]]) -> list[Prompt]:
+        """Requests with chosen cells of their images filled; no gradients.
+
+        Args:
+            jobs: Number of a request, and bool cells by the number of the image.
+        """
+        inputs = [self.filled(owner, cells) for owner, cells in jobs]
+        if self.features is None:
+            return self.mdlm.embed_all(inputs)
+        copies = [
+            (self.owners.index(owner) + number, image)
+            for (owner, _), request in zip(jobs, inputs, strict=True)
+            for number, image in enumerate(request.images)
+        ]
+        visual = iter(self.features.visual(copies))
+        return [
+            self.mdlm.assemble(request, [next(visual) for _ in request.images])
+            for request in inputs
+        ]
+
+    def filled(self, owner: int, cells: Mapping[int, Tensor]) -> Inputs:
         """One request with chosen cells of its images filled."""
         images = []
         for number, image in enumerate(self.images):

@@ -146,7 +146,9 @@ class PurifyConfig:
 def _masking(base: MaskingConfig, settings: Any) -> MaskingConfig:
     given = _object(settings, "masking")
     _known(given, MaskingConfig, "masking")
-    return base.adjusted(**_numbers(given, ("ratio", "temperature", "threshold"), "masking"))
+    return base.adjusted(
+        **_numbers(given, ("ratio", "temperature", "threshold", "gate"), "masking")
+    )
 
 
 def _generation(base: GenerationConfig, settings: Any) -> GenerationConfig:

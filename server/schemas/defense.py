@@ -13,6 +13,8 @@ Ranker = Literal[
     "exact",
     "leave-one-out",
     "occlusion",
+    "two-stage",
+    "knockout",
     "attention",
     "gradient",
     "random",
@@ -43,6 +45,9 @@ class DefenseRequest(BaseModel):
     top_k: int | None = None
     temperature: float | None = None
     pooling: int | None = None
+    shortlist: int | None = None
+    verify: int | None = None
+    gate: float | None = None
     float64: bool | None = None
     seed: Seed | None = None
     return_saliency: bool = False
@@ -80,6 +85,9 @@ class DefenseReport(BaseModel):
     top_k: int | None = None
     temperature: float | None = None
     pooling: int | None = None
+    shortlist: int | None = None
+    verify: int | None = None
+    gate: float | None = None
     float64: bool | None = None
     seed: int | None = None
     masked: int = 0

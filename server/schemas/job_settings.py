@@ -37,6 +37,9 @@ class JobMasking(TypedDict, total=False):
     temperature: float
     pooling: int
     threshold: float
+    shortlist: int
+    verify: int
+    gate: float
     float64: bool
 
 

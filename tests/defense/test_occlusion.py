@@ -16,9 +16,10 @@ from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import defend
 from purifier.defense.fill import fill_cells
 from purifier.defense.first_step import Response, first_step_logits
-from purifier.defense.leave_one_out import WINDOWS_PER_SIDE, covered_cells, occlusion, windows
+from purifier.defense.leave_one_out import occlusion
 from purifier.defense.saliency import site_scores, unit_scores
 from purifier.defense.sites import PatchSite
+from purifier.defense.windows import WINDOWS_PER_SIDE, covered_cells, windows
 from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.mdlm.llada_v import LladaV

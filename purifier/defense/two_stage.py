@@ -1,0 +1,238 @@
+"""Occlusion at the cost of few passes: cheap looks first, exact passes for the suspects.
+
+Three looks at the windows of an image (`purifier.defense.windows`), each dearer and nearer the
+truth than the one before, and each at fewer windows:
+
+1. *Attention*, from the first step's stored keys: the largest attention that any head at any
+   answer position pays to a visual token, mean over a window's tokens. It draws up a short list.
+2. *Knockout*: the answer positions alone are run again without sight of a window's visual
+   tokens, on stored keys and values of the prompt. The KL divergence at the position that moves
+   most tells whether the answer hangs on the window.
+3. *Occlusion*: the window is masked, the request encoded and run in full. What was accepted is
+   the masked request's first denoising step, and where nothing is, the first pass is the
+   unmasked one's: neither is wasted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import floor, prod
+
+import torch
+from torch import Tensor
+
+from purifier.defense.config import MaskingConfig
+from purifier.defense.first_step import FirstStep, Response, first_steps, response_tail
+from purifier.defense.leave_one_out import VALUES_AT_ONCE, bounded
+from purifier.defense.sites import Encoding, KnownStep, Site
+from purifier.defense.windows import Regions
+from purifier.mdlm.base import Mdlm
+from purifier.mdlm.tails import TailPass
+from purifier.numeric import wide
+
+UNVERIFIED = 1e-3
+"""Nats that a window without an exact score stays below; the cheap looks give the order there."""
+
+
+@dataclass
+class Suspects:
+    """The windows of one image and what is known of them.
+
+    Attributes:
+        image: Number of the image.
+        owner: Number of its request.
+        regions: The windows.
+        attention: float64 [n].
+        knockout: float64 [n], nats; not a number where a window was not on the short list.
+        exact: float64 [n], nats; not a number where a window was not verified.
+    """
+
+    image: int
+    owner: int
+    regions: Regions
+    attention: Tensor
+    knockout: Tensor
+    exact: Tensor
+
+    def order(self) -> list[int]:
+        """Windows, the most suspect first: those on the short list, then the others."""
+        listed = ~self.knockout.isnan()
+        by_attention = self.attention.argsort(descending=True, stable=True).tolist()
+        tried = [window for window in by_attention if bool(listed[window])]
+        others = [window for window in by_attention if not bool(listed[window])]
+        return sorted(tried, key=lambda w: -float(self.knockout[w])) + others
+
+    def passing(self, gate: float, most: int) -> list[int]:
+        """The windows that are verified: at most `most`, none below the gate."""
+        return [w for w in self.order()[:most] if gate == 0 or float(self.knockout[w]) >= gate]
+
+    def cheap(self) -> Tensor:
+        """Scores of all windows below `UNVERIFIED`, float64 [n]."""
+        moved = torch.where(self.knockout.isnan(), 1e-3 * self.attention, self.knockout)
+        return UNVERIFIED * moved / (1 + moved)
+
+
+def knockout(
+    site: Site,
+    encoding: Encoding,
+    response: Response,
+    config: MaskingConfig,
+    check: Callable[[], None],
+) -> list[Tensor]:
+    """Scores of the second look: KL divergence in nats of answering without sight of a window.
+
+    Returns:
+        Per image float64 of its shape; a unit has the score of the best window it lies in.
+    """
+    steps = unmasked_steps(site, encoding, response, check)
+    return [
+        _spread(own.regions.units, torch.where(own.knockout.isnan(), own.cheap(), own.knockout))
+        for own in suspects(site, steps, response, config, check)
+    ]
+
+
+def two_stage(
+    site: Site,
+    encoding: Encoding,
+    response: Response,
+    config: MaskingConfig,
+    check: Callable[[], None],
+) -> list[Tensor]:
+    """Scores of all three looks; `encoding` learns the passes that may serve as first steps.
+
+    Returns:
+        Per image float64 of its shape: nats of occlusion where a window was verified, elsewhere
+        less than `UNVERIFIED`. What is verified of a window is what `config.ratio` lets be
+        masked of it.
+    """
+    steps = unmasked_steps(site, encoding, response, check)
+    found = suspects(site, steps, response, config, check)
+    verify(site, encoding, steps, found, response, config, check)
+    return [
+        torch.maximum(
+            _spread(own.regions.units, own.cheap()),
+            _spread(masks(own, config.ratio), own.exact.nan_to_num(0.0)),
+        )
+        for own in found
+    ]
+
+
+def unmasked_steps(
+    site: Site, encoding: Encoding, response: Response, check: Callable[[], None]
+) -> dict[int, FirstStep]:
+    """First steps of all requests with images, in one pass, by the number of the request."""
+    check()
+    owners = sorted({*site.owners})
+    prompts = [encoding.prompts[owner] for owner in owners]
+    steps = dict(zip(owners, first_steps(site.mdlm, prompts, response), strict=True))
+    for owner, step in steps.items():
+        encoding.known.append(KnownStep(owner, {}, step))
+    return steps
+
+
+def suspects(
+    site: Site,
+    steps: dict[int, FirstStep],
+    response: Response,
+    config: MaskingConfig,
+    check: Callable[[], None],
+) -> list[Suspects]:
+    """The first two looks at every image."""
+    tail = response_tail(site.mdlm, response)
+    peaks: dict[int, Tensor] = {}
+    result = []
+    for image, owner in enumerate(site.owners):
+        check()
+        step = steps[owner]
+        if owner not in peaks:
+            nothing = torch.zeros(1, len(step.prompt.embeds), dtype=torch.bool, device=tail.device)
+            run = TailPass(tail, range(response.scored), step.cache, nothing)
+            peaks[owner] = wide(site.mdlm.tail_attention(run)).cpu()
+        regions = site.regions(image)
+        span = step.prompt.spans[image - site.owners.index(owner)]
+        visual = peaks[owner][span.start : span.start + span.length]
+        counts = regions.tokens.sum(1).clamp_min(1)
+        attention = (regions.tokens.double() @ visual) / counts
+        listed = attention.argsort(descending=True, stable=True)[: config.shortlist]
+        moved = torch.full_like(attention, torch.nan)
+        unseen = torch.zeros(len(listed), len(step.prompt.embeds), dtype=torch.bool)
+        unseen[:, span.start : span.start + span.length] = regions.tokens[listed]
+        moved[listed] = _knocked_out(site.mdlm, step, tail, unseen, response)
+        result.append(
+            Suspects(image, owner, regions, attention, moved, torch.full_like(moved, torch.nan))
+        )
+    return result
+
+
+def verify(
+    site: Site,
+    encoding: Encoding,
+    steps: dict[int, FirstStep],
+    found: Sequence[Suspects],
+    response: Response,
+    config: MaskingConfig,
+    check: Callable[[], None],
+) -> None:
+    """The third look; suspects of all images share the passes. Writes `exact`."""
+    jobs = [
+        (own, window)
+        for own in found
+        for window in own.passing(config.gate, config.verify)
+        if bool(masks(own, config.ratio)[window].any())
+    ]
+    best: dict[int, tuple[float, KnownStep]] = {}
+    for group in bounded(
+        jobs,
+        lambda job: len(steps[job[0].owner].prompt.embeds),
+        mdlm=site.mdlm,
+        response=response,
+        rows=len(jobs),
+    ):
+        check()
+        regions = [masks(own, config.ratio)[window] for own, window in group]
+        prompts = site.without(
+            [(own.image, region) for (own, _), region in zip(group, regions, strict=True)]
+        )
+        masked = first_steps(site.mdlm, prompts, response)
+        for (own, window), region, step in zip(group, regions, masked, strict=True):
+            before, after = wide(steps[own.owner].logits), wide(step.logits)
+            score = float(divergence(before, after))
+            own.exact[window] = score
+            # Keys and values are large: of every request only the likeliest mask's are kept.
+            if own.owner not in best or score > best[own.owner][0]:
+                best[own.owner] = score, KnownStep(own.owner, {own.image: region}, step)
+    encoding.known.extend(known for _, known in best.values())
+
+
+def masks(own: Suspects, ratio: float) -> Tensor:
+    """The windows as far as the mask ratio lets them be masked, bool [n, *shape]."""
+    units = own.regions.units
+    most = floor(ratio * prod(units.shape[1:]))
+    flat = units.flatten(1)
+    return (flat & (flat.cumsum(1) <= most)).reshape(units.shape)
+
+
+def divergence(before: Tensor, after: Tensor) -> Tensor:
+    """Largest KL divergence at one answer position, [...], of logits [G, V] and [..., G, V]."""
+    reference = torch.log_softmax(before, dim=-1)
+    change = reference - torch.log_softmax(after, dim=-1)
+    return (reference.exp() * change).sum(-1).amax(-1)
+
+
+def _knocked_out(
+    mdlm: Mdlm, step: FirstStep, tail: Tensor, unseen: Tensor, response: Response
+) -> Tensor:
+    """Divergence in nats, float64 [W], for every set of positions out of sight [W, L]."""
+    together = max(1, VALUES_AT_ONCE // step.logits.numel())
+    moved = []
+    for part in unseen.to(tail.device).split(together):  # type: ignore[no-untyped-call]
+        logits = mdlm.tail_logits(TailPass(tail, range(response.scored), step.cache, part))
+        moved.append(divergence(step.logits, logits))
+    return torch.cat(moved).double().cpu().clamp_min(0.0)
+
+
+def _spread(units: Tensor, scores: Tensor) -> Tensor:
+    """Every unit's best window: bool [n, *shape] and [n] give [*shape]."""
+    places = scores.reshape(-1, *[1] * (units.ndim - 1))
+    return torch.where(units, places, 0.0).amax(0)

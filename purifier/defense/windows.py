@@ -1,0 +1,80 @@
+"""Overlapping windows over an image plane, and the visual tokens that they touch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, isqrt
+
+import torch
+from torch import Tensor
+
+from purifier.defense.config import N_WINDOWS
+from purifier.defense.plane import overlaps, token_rasters
+from purifier.mdlm.base import TokenGrid
+
+WINDOWS_PER_SIDE = isqrt(N_WINDOWS)
+"""Windows along each side of an image plane; fewer where it has fewer cells."""
+
+
+_SLIVER = 1e-9
+"""Fraction of the image below which an overlap is rounding: edges of cells and tokens coincide."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The windows of one image, as what can be masked and as what the model sees of them.
+
+    Attributes:
+        units: bool [n, *shape] of the image's units.
+        tokens: bool [n, T], the visual tokens that each window touches.
+    """
+
+    units: Tensor
+    tokens: Tensor
+
+
+def windows(shape: Sequence[int]) -> Tensor:
+    """Overlapping windows over an image plane of rows x columns cells, bool [n, rows, columns].
+
+    Every region up to `covered_cells` wide lies inside one of them (R-covering masks, as in
+    PatchCleanser, arXiv 2108.09135).
+    """
+    rows, columns = (torch.stack(list(_intervals(cells))) for cells in shape)
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
+
+
+def covered_cells(cells: int) -> int:
+    """Longest run of cells that surely lies inside one window, on a side of `cells` cells."""
+    return ceil(ceil(cells / WINDOWS_PER_SIDE) / 2) + 1
+
+
+def touched_tokens(cells: Tensor, grids: Sequence[TokenGrid]) -> Tensor:
+    """The visual tokens that share an area with chosen cells of the image plane.
+
+    Args:
+        cells: bool [n, rows, columns].
+        grids: The image's token grids; their newline tokens are never touched.
+
+    Returns:
+        bool [n, T].
+    """
+    shape = (cells.shape[1], cells.shape[2])
+    touched = torch.zeros(len(cells), sum(grid.length for grid in grids), dtype=torch.bool)
+    rasters = iter(token_rasters(grids))
+    for grid in grids:
+        if not grid.columns:
+            continue
+        vertical, horizontal = overlaps(next(rasters), shape)
+        area = (vertical > _SLIVER).double().T @ cells.double() @ (horizontal > _SLIVER).double()
+        hit = torch.nn.functional.pad(area > 0, (0, int(grid.newline)), value=False)
+        touched[:, grid.offset : grid.offset + grid.length] = hit.flatten(1)
+    return touched
+
+
+def _intervals(cells: int) -> list[Tensor]:
+    stride = ceil(cells / WINDOWS_PER_SIDE)
+    overlap = ceil(stride / 2)
+    place = torch.arange(cells)
+    starts = range(0, cells, stride)
+    return [(place >= start - overlap) & (place < start + stride) for start in starts]
