@@ -54,8 +54,8 @@ def extrapolation(bench: Bench) -> Part:
     found = bench.pairs(
         "extrapolation",
         {
-            "whole": lambda: _plain_seconds(mdlm, inputs, generation, None),
-            "foretold": lambda: _plain_seconds(mdlm, inputs, generation, _PLAIN_STEPS),
+            "whole": lambda: plain_seconds(mdlm, inputs, generation, None),
+            "foretold": lambda: plain_seconds(mdlm, inputs, generation, _PLAIN_STEPS),
         },
         repeats=1,
     )
@@ -71,11 +71,11 @@ def plain_defended(bench: Bench) -> Part:
     """Plain over fast seconds of an answer under the published defence, 729 visual tokens."""
     mdlm = bench.middle(729)
     inputs, generation = question(mdlm), bench.exact(32)
-    steps = _plain_steps(bench, generation)
+    steps = plain_steps(bench, generation)
     found = bench.pairs(
         "defended as published",
         {
-            "plain": lambda: _plain_seconds(mdlm, inputs, generation, steps, PAPER_MASKING),
+            "plain": lambda: plain_seconds(mdlm, inputs, generation, steps, PAPER_MASKING),
             "fast": lambda: _fast_seconds(bench, mdlm, inputs, generation, PAPER_MASKING),
         },
     )
@@ -89,11 +89,11 @@ def plain_defended(bench: Bench) -> Part:
 def _cell(bench: Bench, visual: VisualTokens, gen_length: int) -> dict[str, Any]:
     mdlm = bench.middle(visual)
     inputs, exact = question(mdlm), bench.exact(gen_length)
-    steps = _plain_steps(bench, exact)
+    steps = plain_steps(bench, exact)
     found = bench.pairs(
         f"undefended, {gen_length} tokens, {visual} visual tokens",
         {
-            "plain": lambda: _plain_seconds(mdlm, inputs, exact, steps),
+            "plain": lambda: plain_seconds(mdlm, inputs, exact, steps),
             "fast": lambda: _fast_seconds(bench, mdlm, inputs, exact, None),
         },
     )
@@ -157,7 +157,7 @@ def _fast_seconds(
     return bench.timed(lambda: answer_inputs(mdlm, inputs, generation=fast, masking=masking))
 
 
-def _plain_seconds(
+def plain_seconds(
     mdlm: LladaV,
     inputs: Inputs,
     generation: GenerationConfig,
@@ -173,7 +173,7 @@ def _plain_seconds(
     return sum(parts.values())
 
 
-def _plain_steps(bench: Bench, generation: GenerationConfig) -> int | None:
+def plain_steps(bench: Bench, generation: GenerationConfig) -> int | None:
     """Steps of the plain loop that are timed; None: all."""
     if bench.full:
         return None

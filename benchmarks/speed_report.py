@@ -114,14 +114,23 @@ def agreement_by_target(parts: Parts) -> str:
 
 def batch_table(parts: Parts) -> str:
     """Throughput of eight requests at once."""
-    header = ["model", "defence", "requests", "one at a time /s", "eight at once /s", "ratio"]
+    header = [
+        "model",
+        "defence",
+        "requests",
+        "one at a time /s",
+        "eight at once /s",
+        "ratio",
+        "over plain",
+    ]
     rows = []
     for name, model in (("batch8_demo", "demo"), ("batch8_middle", "middle, 729 visual tokens")):
         for defence, cell in parts.get(name, {}).get("cells", {}).items():
             rate = cell["answers_per_second"]
             alone, together = _spread(rate["alone"]), _spread(rate["together"])
             ratio = _spread(cell["speed_up"])
-            rows.append([model, defence, str(cell["requests"]), alone, together, ratio])
+            requests, plain = str(cell["requests"]), _spread(cell["over_plain"])
+            rows.append([model, defence, requests, alone, together, ratio, plain])
     return markdown_table(header, rows)
 
 
