@@ -97,6 +97,12 @@ def test_settings_that_are_refused(given: str, capsys: pytest.CaptureFixture[str
     assert "error: " in capsys.readouterr().err
 
 
+def test_figures_that_there_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        speed.main([*QUICK, "--only", "nothing"])
+    assert "undefended_32" in capsys.readouterr().err
+
+
 def test_a_document_is_filled_from_the_results() -> None:
     text = "Before\n<!-- table main -->\nold\n<!-- end -->\nafter\n"
     assert filled(text, {"main": "new\n"}) == text.replace("old", "new")
