@@ -23,7 +23,6 @@ from server.store.checkpoint_tables import CheckpointRecord
 def job_body(record: JobRecord) -> Job:
     """The job object."""
     spec, progress, error = record.spec, record.progress, record.error
-    finish = _seconds(progress.estimated_finish)
     return Job(
         id=record.id,
         created_at=int(record.created_at),
@@ -49,9 +48,9 @@ def job_body(record: JobRecord) -> Job:
             rows_per_second=progress.rows_per_second,
             steps_done=progress.steps_done,
             steps_total=progress.steps_total,
-            estimated_finish=finish,
+            estimated_finish=_seconds(progress.stage_finish),
         ),
-        estimated_finish=finish,
+        estimated_finish=_seconds(progress.job_finish),
         error=None if error is None else JobErrorBody(**asdict(error)),
     )
 

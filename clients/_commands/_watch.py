@@ -211,10 +211,15 @@ def progress_text(job: Job) -> str:
         parts = [f"{done} of {total} rows"]
         if job.progress.rows_per_second:
             parts.append(f"{job.progress.rows_per_second:.2f} rows/s")
-    if job.estimated_finish is not None and done < total and not is_finished(job):
-        finish = datetime.fromtimestamp(job.estimated_finish)
-        parts.append(f"until about {finish.strftime('%H:%M:%S')}")
+    if done < total and not is_finished(job):
+        stage, whole = job.progress.estimated_finish, job.estimated_finish
+        parts += [f"until about {_clock(stage)}"] if stage is not None else []
+        parts += [f"whole job until about {_clock(whole)}"] if whole is not None else []
     return ", ".join(parts)
+
+
+def _clock(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%H:%M:%S")
 
 
 def _events_after(client: Client, job_id: str, last: str | None) -> Iterator[JobEvent]:

@@ -77,7 +77,7 @@ def plan(job: Job, store: BlobStore, check: Check) -> dict[str, Any]:
 
     Returns:
         The plan: `rows`, `format`, `sha256` of the label file, `bad` [[record, reason], ...],
-        `audit` (counts and examples of bad rows), `shards` [[start, stop], ...].
+        `audit` (counts and examples of bad rows), `shards` [[start, stop], ...], `test_rows`.
 
     Raises:
         DataError: If the data set cannot be read or has too many bad rows.
@@ -103,9 +103,17 @@ def plan(job: Job, store: BlobStore, check: Check) -> dict[str, Any]:
         "bad": bad,
         "audit": audit.to_dict(),
         "shards": [[start, min(start + size, audit.rows)] for start in range(0, audit.rows, size)],
+        "test_rows": _count(job),
     }
     store.write_json(job.plan, made)
     return dict(store.read_json(job.plan))
+
+
+def _count(job: Job) -> int:
+    """Rows of the test set; 0 without one."""
+    if job.sources.test is None:
+        return 0
+    return sum(1 for _ in open_dataset(job.sources.test, images=job.sources.test_images).rows())
 
 
 def finished_shards(job: Job, store: BlobStore) -> dict[int, dict[str, Any]]:

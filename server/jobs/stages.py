@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from purifier.tuning.launch import launch
@@ -13,6 +14,7 @@ from server.jobs import recovery, relabelling
 from server.jobs.activation import Activation
 from server.jobs.job import Job
 from server.jobs.models import JobModels
+from server.jobs.planned import planned_answers, planned_steps
 from server.store.attempts import Attempt, Attempts
 from server.store.blobs import BlobStore
 from server.store.checkpoints import CheckpointStore
@@ -89,6 +91,8 @@ class Stages:
             f"{made['rows']} rows in {len(made['shards'])} shards; {len(made['bad'])} rows cannot "
             f"be used; {len(finished)} shards are finished.",
             {**counts, "finished": len(finished), "reasons": made["audit"]["reasons"]},
+            steps=planned_steps(job, made),
+            answers=planned_answers(job, made),
         )
         for row in made["audit"]["examples"][:10]:
             self.attempts.event(attempt, row["message"], row)
@@ -126,7 +130,7 @@ class Stages:
 
         def listen(event: Mapping[str, Any]) -> None:
             if event["event"] == "step":
-                self.attempts.tuning_progress(attempt, event["step"], event["steps"])
+                self.attempts.tuning_progress(attempt, event["step"], event["steps"], event["eta"])
             data = {name: value for name, value in event.items() if name != "time"}
             self.attempts.event(attempt, _sentence(event), data, metrics=event["event"] == "step")
 
@@ -150,6 +154,7 @@ class Stages:
         """Measures the model before and after."""
         self.models.release()
         equipment = self.equipment
+        began = None if self.store.has_folder(job.evaluation) else perf_counter()
         result = recovery.evaluate(
             job,
             self.store,
@@ -158,6 +163,8 @@ class Stages:
             device=equipment.device,
             dtype=equipment.dtype,
         )
+        if began is not None:
+            self.attempts.evaluated(attempt, perf_counter() - began)
         self.attempts.event(
             attempt, "The model is evaluated.", {"metrics": result["metrics"]}, metrics=True
         )

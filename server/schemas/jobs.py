@@ -50,7 +50,8 @@ class JobRequest(BaseModel):
 class JobProgress(BaseModel):
     """How far the relabelling is, and the fine-tuning once it has begun.
 
-    `estimated_finish`, in Unix seconds, is when the stage in progress ends at this pace.
+    `estimated_finish`, in Unix seconds, is when the stage in progress ends at this pace; null while
+    that is unknown.
     """
 
     rows_done: int
@@ -90,7 +91,8 @@ class Job(BaseModel):
     does now: `plan`, `relabel`, `merge`, `tune`, `evaluate`, `stage`, `gate`, `activate`, or
     `approval` while it waits for a person. `result_files` are the purified data set and its side
     table; `trained_tokens` the answer tokens of the fine-tuning, over all epochs, once the job has
-    succeeded.
+    succeeded. `estimated_finish` is when all its stages are done at the measured pace, null
+    while that of one is unknown.
     """
 
     id: str

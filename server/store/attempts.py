@@ -16,8 +16,9 @@ from sqlalchemy import Connection, select, update
 
 from server.store.database import Database
 from server.store.events import EventType, append_event
-from server.store.job_tables import events, jobs, results, shards, starts
+from server.store.job_tables import events, jobs, shards, starts
 from server.store.jobs import ACTIVE, APPROVAL, JobError, JobStatus
+from server.store.measures import note
 
 
 class AttemptOver(Exception):
@@ -160,8 +161,25 @@ class Attempts:
             if connection.execute(told).first() is None:
                 append_event(connection, job_id, message, level="warn", data={"worker": worker})
 
-    def planned(self, attempt: Attempt, rows: int, message: str, data: Mapping[str, Any]) -> None:
-        """Notes the number of rows to relabel.
+    def planned(
+        self,
+        attempt: Attempt,
+        rows: int,
+        message: str,
+        data: Mapping[str, Any],
+        *,
+        steps: int | None = None,
+        answers: int | None = None,
+    ) -> None:
+        """Notes how much is to be done.
+
+        Args:
+            attempt: Whose.
+            rows: Rows to relabel.
+            message: For people.
+            data: For programs.
+            steps: Optimizer steps that follow, if no row is left out; None: not known.
+            answers: Answers of the evaluation; None: not known.
 
         Raises:
             AttemptOver: If the attempt is no longer wanted.
@@ -171,6 +189,7 @@ class Attempts:
             connection.execute(
                 update(jobs).where(jobs.c.id == attempt.job_id).values(rows_total=rows)
             )
+            note(connection, attempt.job_id, steps=steps, answers=answers)
             append_event(connection, attempt.job_id, message, data=data)
 
     def relabelling(self, attempt: Attempt, finished: Mapping[int, int]) -> None:
@@ -226,15 +245,20 @@ class Attempts:
                 .values(relabel_finished_at=time.time())
             )
 
-    def tuning_progress(self, attempt: Attempt, done: int, total: int) -> None:
-        """Notes the optimizer steps of the fine-tuning."""
+    def tuning_progress(
+        self, attempt: Attempt, done: int, total: int, seconds_left: float | None = None
+    ) -> None:
+        """Notes the optimizer steps of the fine-tuning, and how long the rest takes at its pace."""
+        left = total - done
         with self._database.transaction() as connection:
             row = connection.execute(
                 select(jobs.c.tuning).where(jobs.c.id == attempt.job_id)
             ).scalar_one()
-            now = time.time()
-            since = {"since": now, "first": done} if row is None else json.loads(row)
-            tuning = {**since, "at": now, "steps_done": done, "steps_total": total}
+            pace = None if row is None else json.loads(row).get("step_seconds")
+            if left and seconds_left is not None:
+                pace = seconds_left / left
+                note(connection, attempt.job_id, step_seconds=pace)
+            tuning = {"steps_done": done, "steps_total": total, "step_seconds": pace}
             connection.execute(
                 update(jobs)
                 .where(jobs.c.id == attempt.job_id, jobs.c.attempt == attempt.number)
@@ -249,10 +273,12 @@ class Attempts:
         """
         with self._database.transaction() as connection:
             _locked(connection, attempt)
-            connection.execute(results.delete().where(results.c.job_id == attempt.job_id))
-            connection.execute(
-                results.insert().values(job_id=attempt.job_id, trained_tokens=trained_tokens)
-            )
+            note(connection, attempt.job_id, trained_tokens=trained_tokens)
+
+    def evaluated(self, attempt: Attempt, seconds: float) -> None:
+        """Notes how long an evaluation took."""
+        with self._database.transaction() as connection:
+            note(connection, attempt.job_id, evaluation_seconds=seconds)
 
     def staged(self, attempt: Attempt, checkpoint: str, message: str) -> None:
         """Notes the job's result.

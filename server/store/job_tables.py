@@ -80,9 +80,15 @@ starts = Table(
     Column("count", Integer, nullable=False),
 )
 
-results = Table(
-    "job_results",
+measures = Table(
+    "job_measures",
     metadata,
     Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
-    Column("trained_tokens", BigInteger, nullable=False),
+    # Planned: optimizer steps, and answers of the evaluation.
+    Column("steps", Integer),
+    Column("answers", Integer),
+    # Measured.
+    Column("trained_tokens", BigInteger),
+    Column("step_seconds", Float),
+    Column("evaluation_seconds", Float),
 )

@@ -18,9 +18,11 @@ from sqlalchemy import Connection, func, select, update
 
 from server.errors import IdempotencyConflict, JobNotFound, JobStateConflict
 from server.store.database import Database
+from server.store.estimate import job_finish, stage_finish
 from server.store.events import append_event
 from server.store.file_tables import files, purified_folder
-from server.store.job_tables import jobs, results, shards
+from server.store.job_tables import jobs, shards
+from server.store.measures import measures_of, remaining
 
 JobStatus = Literal[
     "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
@@ -44,8 +46,9 @@ class Progress:
         rows_per_second: Since this attempt began to relabel; None before its first rows.
         steps_done: Optimizer steps of the fine-tuning; None before it.
         steps_total: Steps it will take.
-        estimated_finish: Unix seconds at which the stage in progress ends at this pace; None
-            where there is no pace yet.
+        stage_finish: Unix seconds at which the stage in progress ends at this pace; None where
+            there is no pace yet.
+        job_finish: The same of the whole job; None while any part of it has no pace yet.
     """
 
     rows_done: int = 0
@@ -53,7 +56,8 @@ class Progress:
     rows_per_second: float | None = None
     steps_done: int | None = None
     steps_total: int | None = None
-    estimated_finish: float | None = None
+    stage_finish: float | None = None
+    job_finish: float | None = None
 
 
 @dataclass(frozen=True)
@@ -332,7 +336,7 @@ def _get(connection: Connection, job_id: str) -> JobRecord:
 def _record(connection: Connection, row: Any) -> JobRecord:
     error = None if row.error is None else JobError(**json.loads(row.error))
     made = select(files.c.id).where(files.c.content == purified_folder(row.id))
-    tokens = select(results.c.trained_tokens).where(results.c.job_id == row.id)
+    measured = measures_of(connection, row.id)
     return JobRecord(
         id=row.id,
         number=row.number,
@@ -345,45 +349,38 @@ def _record(connection: Connection, row: Any) -> JobRecord:
         key_id=row.key_id,
         spec=json.loads(row.spec),
         sources=json.loads(row.sources),
-        progress=_progress(connection, row),
+        progress=_progress(connection, row, measured),
         result=row.result,
         error=error,
         last_event=row.last_event,
         result_files=tuple(connection.execute(made.order_by(files.c.number)).scalars()),
-        trained_tokens=connection.execute(tokens).scalar(),
+        trained_tokens=measured.get("trained_tokens"),
     )
 
 
-def _progress(connection: Connection, row: Any) -> Progress:
+def _progress(connection: Connection, row: Any, measured: Mapping[str, Any]) -> Progress:
     done = select(func.coalesce(func.sum(shards.c.rows_done), 0)).where(shards.c.job_id == row.id)
     rows_done = int(connection.execute(done).scalar_one())
     tuning = None if row.tuning is None else json.loads(row.tuning)
     now = time.time()
-    rate = finish = None
+    rate = None
     if row.relabel_started_at is not None:
         elapsed = max((row.relabel_finished_at or now) - row.relabel_started_at, 1e-3)
         rate = (rows_done - row.relabel_rows_before) / elapsed or None
-    left = None if row.rows_total is None else row.rows_total - rows_done
-    if row.status in ACTIVE and tuning is None and rate and left:
-        finish = now + left / rate
-    if row.status in ACTIVE and tuning is not None:
-        finish = _tuning_finish(tuning)
+    finishes: tuple[float | None, float | None] = (None, None)
+    if row.status in ACTIVE:
+        rows = None if row.rows_total is None else row.rows_total - rows_done
+        left = remaining(connection, row, measured, rows=rows, rate=rate, tuning=tuning)
+        finishes = stage_finish(left, now), job_finish(left, now)
     return Progress(
         rows_done=rows_done,
         rows_total=row.rows_total,
         rows_per_second=rate,
         steps_done=None if tuning is None else tuning["steps_done"],
         steps_total=None if tuning is None else tuning["steps_total"],
-        estimated_finish=finish,
+        stage_finish=finishes[0],
+        job_finish=finishes[1],
     )
-
-
-def _tuning_finish(tuning: Mapping[str, Any]) -> float | None:
-    steps = tuning["steps_done"] - tuning["first"]
-    if steps <= 0:
-        return None
-    pace = (tuning["at"] - tuning["since"]) / steps
-    return float(tuning["at"] + pace * (tuning["steps_total"] - tuning["steps_done"]))
 
 
 def _canonical(values: Mapping[str, Any]) -> str:
