@@ -109,7 +109,9 @@ class JobGate(TypedDict, total=False):
     """Limits that a checkpoint must keep to be activated."""
 
     max_disagreement: float | None
+    max_distance: float | None
     max_drift: float | None
+    max_drift_distance: float | None
     max_asr: float | None
     max_asr_untriggered: float | None
     min_utility: float | None

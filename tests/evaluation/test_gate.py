@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from purifier.errors import InvalidSetting
+from purifier.evaluation.drift import RowAnswers, disagreement, drift
 from purifier.evaluation.gate import GateLimits, judge
 from purifier.evaluation.intervals import wilson
 
@@ -53,6 +54,25 @@ def test_the_interval_must_meet_the_limit_where_that_is_asked() -> None:
     assert "lower end of its 95% interval 96%" in verdict.reasons[1]
     wide = GateLimits(max_asr=0.06, min_utility=0.95, treatment="interval")
     assert judge(measured(), wide).passed
+
+
+def test_graded_limits_bear_another_word() -> None:
+    asked = [RowAnswers("a red bag on a road", "a red bag on a street", ())] * 10
+    after = [RowAnswers("a red bag on the road", "a red bag on the street", ())] * 10
+    metrics = {
+        "after": {name: rate.to_dict() for name, rate in disagreement(after).items()},
+        "change": {
+            name: rate.to_dict() for name, rate in drift(asked, after, [False] * 10).items()
+        },
+    }
+    strict = GateLimits(max_disagreement=0.5, max_drift=0.5)
+    assert [check.value for check in judge(metrics, strict).checks] == [1.0, 1.0]
+    graded = GateLimits(max_distance=0.5, max_drift_distance=0.5)
+    assert judge(metrics, graded).passed
+    assert judge(metrics, GateLimits(max_distance=0.01, max_drift_distance=0.01)).reasons == (
+        "distance 16.67% (n = 10) is above max_distance 1%.",
+        "drift_distance 16.67% (n = 10) is above max_drift_distance 1%.",
+    )
 
 
 @pytest.mark.parametrize("treatment", ["point", "interval"])
