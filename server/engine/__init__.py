@@ -7,6 +7,7 @@ turns it into a `Ticket`, and the ticket's future ends in an `Answer` or an erro
 from server.engine.counters import EngineCounters
 from server.engine.engine import Engine, EngineState
 from server.engine.job import Job, Progress, Serving, Ticket
+from server.engine.outcomes import Observer
 from server.engine.pace import Room
 from server.engine.queue import Place
 
@@ -15,6 +16,7 @@ __all__ = [
     "EngineCounters",
     "EngineState",
     "Job",
+    "Observer",
     "Place",
     "Progress",
     "Room",

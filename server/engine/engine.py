@@ -17,7 +17,7 @@ from server.engine.counters import Counting, EngineCounters
 from server.engine.fairness import Alternation
 from server.engine.job import Job, Progress, Serving, Ticket
 from server.engine.newcomers import Newcomers
-from server.engine.outcomes import Outcomes
+from server.engine.outcomes import Observer, Outcomes
 from server.engine.pace import Load, Pace, Room
 from server.engine.queue import AdmissionQueue, Place, Turn
 from server.engine.shared import SharedDefences
@@ -106,6 +106,10 @@ class Engine:
     def steps_per_second(self) -> float:
         """Denoising steps of what runs in a second, as measured."""
         return self._pace.steps_per_second
+
+    def watch(self, observer: Observer) -> None:
+        """Lets somebody hear of every answer from now on."""
+        self._outcomes.observers += (observer,)
 
     def start(self) -> None:
         """Begins to load."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 from purifier.answer import Answer
 from purifier.errors import InvalidPrompt as PromptError
@@ -21,6 +22,13 @@ from server.errors import (
 _log = logging.getLogger("disp.engine")
 
 
+class Observer(Protocol):
+    """Hears what the engine does; on the engine's thread, so it must neither wait nor raise."""
+
+    def answered(self, ticket: Ticket, answer: Answer) -> None:
+        """A request has its answer and will be told."""
+
+
 class Outcomes:
     """Ends tickets, each of them once, and counts how.
 
@@ -32,10 +40,14 @@ class Outcomes:
     def __init__(self, queue: AdmissionQueue, counting: Counting) -> None:
         self._queue = queue
         self._counting = counting
+        self.observers: tuple[Observer, ...] = ()
+        """Hear of every answer."""
 
     def answered(self, ticket: Ticket, answer: Answer) -> None:
         """A running ticket has its answer."""
         self._counting.add_answer(answer)
+        for observer in self.observers:
+            observer.answered(ticket, answer)
         self._queue.done(ticket)
         ticket.succeed(answer)
 

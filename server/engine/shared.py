@@ -69,11 +69,15 @@ class SharedDefences:
         return self._max_bytes > 0 and job.content is not None and job.masking is not None
 
     def put(self, serving: Serving, job: Job, defended: Defended) -> None:
-        """Keeps a defence as long as there is room."""
-        key, size = _key(serving, job), size_of(defended)
+        """Keeps a defence as long as there is room.
+
+        Its first denoising step is left out: who denoises from it writes into its memory.
+        """
+        kept = replace(defended, first=None)
+        key, size = _key(serving, job), size_of(kept)
         if key is None or not self.takes(job) or size > self._max_bytes or key in self._kept:
             return
-        self._kept[key] = defended
+        self._kept[key] = kept
         self.nbytes += size
         while self.nbytes > self._max_bytes:
             _, oldest = self._kept.popitem(last=False)
