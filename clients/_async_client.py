@@ -10,6 +10,7 @@ import httpx
 from clients import _calls
 from clients._answer import Answer
 from clients._async_jobs import AsyncJobs
+from clients._audit import AsyncAudit
 from clients._calls import Defense, Generation
 from clients._checkpoints import AsyncCheckpoints
 from clients._files import AsyncFiles
@@ -29,6 +30,7 @@ class AsyncClient:
         files: Data sets on the server.
         jobs: Purification jobs.
         checkpoints: What can serve, and what does.
+        audit: Who changed what.
 
     Safe to share between tasks of one event loop.
     """
@@ -62,6 +64,7 @@ class AsyncClient:
         self.files = AsyncFiles(self._transport)
         self.jobs = AsyncJobs(self._transport)
         self.checkpoints = AsyncCheckpoints(self._transport)
+        self.audit = AsyncAudit(self._transport)
 
     async def answer(
         self,

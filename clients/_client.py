@@ -9,6 +9,7 @@ import httpx
 
 from clients import _calls
 from clients._answer import Answer
+from clients._audit import Audit
 from clients._calls import Defense, Generation
 from clients._checkpoints import Checkpoints
 from clients._files import Files
@@ -29,6 +30,7 @@ class Client:
         files: Data sets on the server.
         jobs: Purification jobs.
         checkpoints: What can serve, and what does.
+        audit: Who changed what.
 
     Safe to share between threads.
     """
@@ -62,6 +64,7 @@ class Client:
         self.files = Files(self._transport)
         self.jobs = Jobs(self._transport)
         self.checkpoints = Checkpoints(self._transport)
+        self.audit = Audit(self._transport)
 
     def answer(
         self,

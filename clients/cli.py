@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from clients._commands import (
     ask,
+    audit,
     bench,
     checkpoints,
     delegated,
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     try:
         # Before argparse, for the options behind these names are not ours to read.
-        if arguments and arguments[0] in delegated.DELEGATES:
+        if delegated.is_delegated(arguments):
             return delegated.run(arguments[0], arguments[1:])
         if arguments and arguments[0] == bench.NAME:
             return bench.run(arguments[1:])
@@ -64,7 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"disp {version('disp-server')}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (demo, ask, models, health, jobs, checkpoints, files, delegated, bench, doctor):
+    rooms = (jobs, checkpoints, files, audit)
+    for command in (demo, ask, models, health, *rooms, delegated, bench, doctor):
         command.add(subparsers)
     return parser
 

@@ -25,10 +25,12 @@ class Delegate:
     Attributes:
         words: Module, and its own first arguments.
         help: One line for the overview.
+        actions: First arguments with which it is delegated; None: always.
     """
 
     words: tuple[str, ...]
     help: str
+    actions: tuple[str, ...] | None = None
 
 
 DELEGATES = {
@@ -38,14 +40,25 @@ DELEGATES = {
     "purify": Delegate(("purifier.purify",), "relabel a training set with the model it poisoned"),
     "finetune": Delegate(("purifier.finetune",), "fine-tune a compromised model on purified data"),
     "keys": Delegate(("server.security",), "create, list and revoke keys"),
-    "audit": Delegate(("server.store", "audit"), "verify and list the audit log of a data folder"),
+    "audit": Delegate(
+        ("server.store", "audit"), "list and verify the audit log", ("list", "verify")
+    ),
 }
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the commands, for the overview of `disp --help`."""
     for name, delegate in DELEGATES.items():
-        subparsers.add_parser(name, help=delegate.help, add_help=False)
+        if delegate.actions is None:
+            subparsers.add_parser(name, help=delegate.help, add_help=False)
+
+
+def is_delegated(arguments: Sequence[str]) -> bool:
+    """Whether a command line belongs to another room."""
+    delegate = DELEGATES.get(arguments[0]) if arguments else None
+    if delegate is None:
+        return False
+    return delegate.actions is None or (len(arguments) > 1 and arguments[1] in delegate.actions)
 
 
 def missing_packages() -> list[str]:
