@@ -51,6 +51,11 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--insecure-no-auth", action="store_true", help="no keys; loopback addresses only"
     )
+    parser.add_argument(
+        "--public-metrics",
+        action="store_true",
+        help="/metrics without a key; loopback addresses only",
+    )
     _add_load(parser, default)
     parser.add_argument(
         "--drain", type=float, default=default.drain, help="seconds to answer what is inside"
@@ -147,6 +152,7 @@ def _serve(args: argparse.Namespace) -> int:
         upload=UploadLimits(file_bytes=_megabytes("--max-upload", args.max_upload, least=1)),
         swap="in_place" if args.swap == "in-place" else "auto",
         worker=not args.no_worker,
+        public_metrics=args.public_metrics,
         insecure_no_auth=args.insecure_no_auth,
     )
     if args.target and not args.demo:

@@ -25,6 +25,7 @@ from server.errors import (
     ServerError,
 )
 from server.gate import PUBLIC, Gate
+from server.metrics import Metrics, ObservedRequests
 from server.routes import (
     audit,
     chat,
@@ -33,6 +34,7 @@ from server.routes import (
     health,
     job_events,
     jobs,
+    metrics,
     models,
     reports,
     status,
@@ -56,6 +58,7 @@ ROUTERS = (
     checkpoints.router,
     audit.router,
     status.router,
+    metrics.router,
     health.router,
 )
 """Every router of the service."""
@@ -91,14 +94,22 @@ def create_app(
     )
     app.state.engine = engine
     app.state.config = config
-    app.state.services = services or Services()
+    app.state.services = services = services or Services()
+    app.state.metrics = told = Metrics(engine, services)
     app.state.preparing = anyio.CapacityLimiter(config.preparing)
     app.state.larger_bodies = larger = _larger_bodies(config)
     for router in ROUTERS:
         check_closed(router)
         limit = config.upload.file_bytes if router is files.uploads else config.max_body
         app.include_router(router, max_body_size=limit)
-    app.add_middleware(Gate, keys=keys, max_body=config.max_body, larger=larger)
+    app.add_middleware(
+        Gate,
+        keys=keys,
+        max_body=config.max_body,
+        larger=larger,
+        public_metrics=config.public_metrics,
+    )
+    app.add_middleware(ObservedRequests, metrics=told.requests)
     app.add_exception_handler(ServerError, _server_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

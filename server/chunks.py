@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from server.answering import completion_id
@@ -23,10 +23,14 @@ class Chunks:
     Args:
         request: What was asked.
         ticket: The answer on its way, bound to its checkpoint.
+        sends_text: Hears of every chunk with text before it is sent.
     """
 
-    def __init__(self, request: ChatRequest, ticket: Ticket) -> None:
+    def __init__(
+        self, request: ChatRequest, ticket: Ticket, sends_text: Callable[[], None]
+    ) -> None:
         self._request = request
+        self._sends_text = sends_text
         self._common: dict[str, Any] = {
             "id": completion_id(ticket),
             "object": "chat.completion.chunk",
@@ -45,6 +49,7 @@ class Chunks:
     def piece(self, text: str) -> str:
         """A chunk of text."""
         self._sent += text
+        self._sends_text()
         return self._choice(Delta(content=text))
 
     def closing(self, response: ChatResponse) -> Iterator[str]:

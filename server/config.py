@@ -87,6 +87,7 @@ class ServerConfig:
         masking: The defence a request starts from.
         swap: Whether two models may be in memory at once where they fit, or never.
         worker: Start a worker beside the server while there are jobs to do.
+        public_metrics: Tell the metrics without a key; only on a loopback address.
         insecure_no_auth: Serve without keys; only on a loopback address.
     """
 
@@ -109,6 +110,7 @@ class ServerConfig:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     swap: Literal["auto", "in_place"] = "auto"
     worker: bool = True
+    public_metrics: bool = False
     insecure_no_auth: bool = False
 
     def __post_init__(self) -> None:
@@ -134,6 +136,11 @@ class ServerConfig:
             raise StartError(
                 f"top_k squared times {self.generation.block} tokens must be at most "
                 f"{self.max_fisher_values:,}: lower top_k."
+            )
+        if self.public_metrics and not is_loopback(self.host):
+            raise StartError(
+                "Metrics without a key may only be told on a loopback address: use "
+                "--host 127.0.0.1, or give the reader a key with the scope metrics:read."
             )
         if self.insecure_no_auth and not is_loopback(self.host):
             raise StartError(

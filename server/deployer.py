@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from purifier.errors import PurifierError
 from server.engine import Engine, Serving
@@ -21,6 +23,16 @@ from server.store.checkpoint_tables import CheckpointRecord
 from server.store.checkpoints import CheckpointStore
 
 _log = logging.getLogger("disp.deployer")
+
+
+class SwapObserver(Protocol):
+    """Hears how swaps end."""
+
+    def swapped(self, seconds: float) -> None:
+        """A checkpoint serves, so many seconds after it was asked for."""
+
+    def not_swapped(self) -> None:
+        """A checkpoint was refused or could not be loaded."""
 
 
 class Deployer:
@@ -38,10 +50,15 @@ class Deployer:
         self._origin = origin
         self._engine: Engine | None = None
         self._one_at_a_time = threading.Lock()
+        self._observers: tuple[SwapObserver, ...] = ()
 
     def attach(self, engine: Engine) -> None:
         """Says which engine is swapped."""
         self._engine = engine
+
+    def watch(self, observer: SwapObserver) -> None:
+        """Lets somebody hear of every swap from now on."""
+        self._observers += (observer,)
 
     @property
     def engine(self) -> Engine:
@@ -115,6 +132,17 @@ class Deployer:
                 self._swap(active, lambda: None)
 
     def _swap(self, record: CheckpointRecord, commit: Callable[[], object]) -> None:
+        start = time.monotonic()
+        try:
+            self._put_in_place(record, commit)
+        except Exception:
+            for observer in self._observers:
+                observer.not_swapped()
+            raise
+        for observer in self._observers:
+            observer.swapped(time.monotonic() - start)
+
+    def _put_in_place(self, record: CheckpointRecord, commit: Callable[[], object]) -> None:
         engine = self.engine
         old = engine.serving().checkpoint
         self.store.verify(record.id)

@@ -25,10 +25,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 PUBLIC = frozenset({"/health", "/health/ready"})
 """Addresses that need no key. Every other one does, whether it exists or not."""
 
+METRICS = "/metrics"
+"""Needs a key too, unless the operator has said otherwise for this machine."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DRAIN_SECONDS = 5.0
 _POLICY_VIOLATION = 1008
 _EVERYBODY = Principal("none", "no authentication", frozenset(SCOPES))
+_READER = Principal("none", "no authentication", frozenset({"metrics:read"}))
 
 
 class Gate:
@@ -40,6 +44,7 @@ class Gate:
         keys: Who has which key; None lets everybody in who is on this machine.
         max_body: Bytes of a body that declares its length. Others are counted behind the gate.
         larger: Limits of their own, by method and path.
+        public_metrics: Whether this machine may read the metrics without a key.
     """
 
     def __init__(
@@ -49,11 +54,13 @@ class Gate:
         keys: Authenticator | None,
         max_body: int,
         larger: Mapping[tuple[str, str], int] | None = None,
+        public_metrics: bool = False,
     ) -> None:
         self._app = app
         self._keys = keys
         self._max_body = max_body
         self._larger = larger or {}
+        self._public_metrics = public_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -86,13 +93,16 @@ class Gate:
         await self._app(scope, receive, send_with_id)
 
     def _admit(self, path: str, headers: dict[bytes, bytes]) -> Principal | None:
+        here = is_loopback(_host(headers.get(b"host", b"")))
         if self._keys is None:
             # A page on the web can point its own name at 127.0.0.1 (DNS rebinding).
-            if not is_loopback(_host(headers.get(b"host", b""))):
+            if not here:
                 raise HostRefused
             return _EVERYBODY
         if path in PUBLIC:
             return None
+        if path == METRICS and self._public_metrics and here:
+            return _READER
         scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise MissingKey

@@ -14,6 +14,7 @@ from server.jobs.spec import JobSpec, Sources
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.events import Event, EventLog
+from server.store.job_counts import JobCounter
 from server.store.jobs import JobError, JobRecord, JobStatus, JobStore, Progress
 
 __all__ = [
@@ -46,6 +47,8 @@ class JobService:
         self._jobs = JobStore(database)
         self._events = EventLog(database)
         self._store = store
+        self.counter = JobCounter(database)
+        """Counts all jobs and their rows."""
 
     def create(
         self,

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from server.config import ServerConfig
 from server.engine import Engine
 from server.errors import InvalidKey, NotFound, ScopeMissing, UnsupportedMediaType
+from server.metrics import Metrics, Trace
 from server.security.keys import Principal, Scope
 from server.services import Services
 
@@ -71,6 +72,16 @@ def owner_of(principal: Principal) -> str | None:
     return None if "models:admin" in principal.scopes else principal.key_id
 
 
+def metrics_of(request: Request) -> Metrics:
+    """What this application tells about itself."""
+    return cast("Metrics", request.app.state.metrics)
+
+
+def trace_of(request: Request) -> Trace:
+    """Where a route notes what the metrics tell about this request."""
+    return cast("Trace", request.state.trace)
+
+
 def request_id_of(request: Request) -> str:
     """The id that the gate gave to this request."""
     return cast("str", request.state.request_id)
@@ -90,4 +101,6 @@ def json_only(request: Request) -> None:
 EngineHere = Annotated[Engine, Depends(engine_of)]
 ConfigHere = Annotated[ServerConfig, Depends(config_of)]
 ServicesHere = Annotated[Services, Depends(services_of)]
+MetricsHere = Annotated[Metrics, Depends(metrics_of)]
+TraceHere = Annotated[Trace, Depends(trace_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

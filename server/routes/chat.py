@@ -14,7 +14,7 @@ from purifier.answer import Answer
 from server import answering
 from server.engine import Engine, Ticket
 from server.errors import ClientDisconnected
-from server.routes.access import ConfigHere, EngineHere, RequestId, Require, json_only
+from server.routes.access import ConfigHere, EngineHere, RequestId, Require, TraceHere, json_only
 from server.routes.chat_stream import Events, streamed
 from server.schemas import ChatRequest, ChatResponse
 from server.security.keys import Principal
@@ -30,6 +30,7 @@ async def create(
     engine: EngineHere,
     config: ConfigHere,
     request_id: RequestId,
+    trace: TraceHere,
 ) -> ChatResponse | Response:
     """Answers one question, whole or as a stream.
 
@@ -37,6 +38,7 @@ async def create(
     """
     start = time.monotonic()
     serving = engine.serving()
+    trace.checkpoint = serving.checkpoint
     answering.check_model(body, serving)
     answering.check_scope(body, principal, config)
     generation = answering.generation_of(body, config.generation)
@@ -54,12 +56,13 @@ async def create(
 
     def respond(answer: Answer) -> ChatResponse:
         total = time.monotonic() - start
+        trace.checkpoint = ticket.serving.checkpoint
         return answering.response_of(
             body, ticket, answer, prepare_seconds=prepared - start, total_seconds=total
         )
 
     if events is not None:
-        return await streamed(request, body, engine, ticket, events, respond)
+        return await streamed(request, body, engine, ticket, events, respond, trace.sends_text)
     return respond(await _answer_or_disconnect(engine, ticket, request))
 
 

@@ -51,6 +51,7 @@ async def streamed(
     ticket: Ticket,
     events: Events,
     respond: Callable[[Answer], ChatResponse],
+    sends_text: Callable[[], None],
 ) -> EventSourceResponse:
     """Waits until the answer is begun, then streams it.
 
@@ -61,6 +62,7 @@ async def streamed(
         ticket: The answer on its way.
         events: Where its progress arrives.
         respond: Makes the whole answer, whose parts end the stream.
+        sends_text: Hears of every chunk with text before it is sent.
 
     Raises:
         ServerError: If the answer fails before it is begun.
@@ -79,7 +81,7 @@ async def streamed(
             raise ClientDisconnected
         if isinstance(first, Future):
             first.result()
-        content = _content(Chunks(body, ticket), first, events, respond)
+        content = _content(Chunks(body, ticket, sends_text), first, events, respond)
     except BaseException:
         end()
         raise

@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
 Scope = Literal[
-    "infer", "infer:undefended", "jobs:read", "jobs:write", "models:admin", "audit:read"
+    "infer",
+    "infer:undefended",
+    "jobs:read",
+    "jobs:write",
+    "models:admin",
+    "audit:read",
+    "metrics:read",
 ]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 

@@ -21,6 +21,7 @@ from server.store.checkpoints import CheckpointStore
 from server.store.database import Database, open_database
 from server.store.deployments import Deployments
 from server.store.home import Home
+from tests.support.metrics import Reading
 from tests.support.service import Body, start_server, stop_server
 
 PATIENCE = 60
@@ -127,6 +128,21 @@ def test_activation_moves_answers_models_and_states(
     assert (states["first"], states["tiny"]) == ("active", "previous")
     one = admin.get(f"/v1/checkpoints/{place.ids['first']}").json()
     assert (one["name"], one["gate"]) == ("first", None)
+
+
+def test_swaps_show_in_the_metrics(admin: httpx.Client, place: Place) -> None:
+    before = Reading.take(admin)
+    activate(admin, place.ids["first"]).raise_for_status()
+    assert activate(admin, place.ids["broken"]).status_code == 409
+    after = Reading.take(admin)
+    for sample, labels, expected in (
+        ("disp_swaps_total", {"outcome": "done"}, 1),
+        ("disp_swaps_total", {"outcome": "failed"}, 1),
+        ("disp_swap_seconds_count", {}, 1),
+    ):
+        assert after.value(sample, **labels) - before.value(sample, **labels) == expected
+    told = after.labels("disp_active_checkpoint_info", "checkpoint")
+    assert told == {place.ids["first"]}
 
 
 def test_rollback_goes_back_and_forth_and_is_written_down(

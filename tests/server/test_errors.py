@@ -50,7 +50,7 @@ def test_wire_types_name_what_the_purifier_knows() -> None:
     assert get_args(defense.Ranker) == get_args(defense_config.RankerName)
     assert get_args(chat.CacheName) == get_args(denoise_config.CacheName)
     assert get_args(chat.Remasking) == get_args(denoise_config.Remasking)
-    assert len(SCOPES) == 6
+    assert len(SCOPES) == 7
 
 
 @pytest.mark.parametrize(

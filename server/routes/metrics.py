@@ -1,0 +1,15 @@
+"""`GET /metrics`: what the service does, for Prometheus."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Response
+
+from server.routes.access import MetricsHere, Require
+
+router = APIRouter(prefix="/metrics", dependencies=[Depends(Require("metrics:read"))])
+
+
+@router.get("")
+def metrics(metrics: MetricsHere) -> Response:
+    """Every metric; a plain function, because it may wait for the database."""
+    return Response(metrics.text(), media_type=metrics.content_type)
