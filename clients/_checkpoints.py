@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from clients import _checkpoint_calls as calls
 from clients._transport import AsyncTransport, Transport
-from server.schemas.checkpoints import Checkpoint, CheckpointList
+from server.schemas.checkpoints import Checkpoint, CheckpointDeleted, CheckpointList
 
 
 class Checkpoints:
-    """Lists checkpoints and changes which of them serves."""
+    """Lists and deletes checkpoints and changes which of them serves."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -30,6 +30,14 @@ class Checkpoints:
         """
         return self._transport.run(calls.activate(checkpoint, force))
 
+    def delete(self, checkpoint: str) -> CheckpointDeleted:
+        """Removes a checkpoint that nothing needs any more.
+
+        Raises:
+            Conflict: If it serves or served last, others stand on it, or a job needs it.
+        """
+        return self._transport.run(calls.delete(checkpoint))
+
     def rollback(self) -> Checkpoint:
         """Brings the checkpoint back that served before; returns once it answers.
 
@@ -40,7 +48,7 @@ class Checkpoints:
 
 
 class AsyncCheckpoints:
-    """Lists checkpoints and changes which of them serves."""
+    """Lists and deletes checkpoints and changes which of them serves."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
@@ -61,6 +69,14 @@ class AsyncCheckpoints:
                 changed then.
         """
         return await self._transport.run(calls.activate(checkpoint, force))
+
+    async def delete(self, checkpoint: str) -> CheckpointDeleted:
+        """Removes a checkpoint that nothing needs any more.
+
+        Raises:
+            Conflict: If it serves or served last, others stand on it, or a job needs it.
+        """
+        return await self._transport.run(calls.delete(checkpoint))
 
     async def rollback(self) -> Checkpoint:
         """Brings the checkpoint back that served before; returns once it answers.

@@ -53,6 +53,7 @@ def assemble(model: ModelSource, config: ServerConfig, home: Home, data: DataOpt
     except (HomeError, DatabaseError) as error:
         raise StartError(str(error)) from None
     store = CheckpointStore(database, home.checkpoints)
+    store.sweep()
     slot = ModelSlot(model.device, model.dtype, config.swap)
     deployer = Deployer(store, slot, model.path)
     engine = Engine(

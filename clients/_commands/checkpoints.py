@@ -21,7 +21,7 @@ from server.schemas.checkpoints import Checkpoint, Gate
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the command and its actions."""
     parser = subparsers.add_parser(
-        "checkpoints", help="list, activate and roll back checkpoints", description=__doc__
+        "checkpoints", help="list, activate, roll back and remove checkpoints", description=__doc__
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     finish(actions.add_parser("ls", help="list checkpoints, the latest first"), run_ls)
@@ -31,6 +31,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--force", action="store_true", help="although its evaluation failed; goes into the audit"
     )
     finish(activating, run_activate)
+    removing = actions.add_parser("rm", help="remove checkpoints that nothing needs any more")
+    removing.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="its id")
+    finish(removing, run_rm)
     finish(actions.add_parser("rollback", help="bring the previous one back"), run_rollback)
 
 
@@ -54,6 +57,19 @@ def run_activate(args: argparse.Namespace) -> int:
     """Activates and says what serves now."""
     with open_client(args) as client:
         return _told(client.checkpoints.activate(args.checkpoint, force=args.force), args.json)
+
+
+def run_rm(args: argparse.Namespace) -> int:
+    """Removes every checkpoint that is named, up to the first that is refused."""
+    removed = []
+    with open_client(args) as client:
+        for name in args.checkpoints:
+            removed.append(client.checkpoints.delete(name))
+            if not args.json:
+                print(f"{removed[-1].id} removed")
+    if args.json:
+        print_json({"data": [one.model_dump(mode="json") for one in removed]})
+    return OK
 
 
 def run_rollback(args: argparse.Namespace) -> int:

@@ -10,8 +10,14 @@ from fastapi import APIRouter, Depends
 
 from server.deployer import Deployer
 from server.errors import NotFound
-from server.routes.access import RequestId, Require, ServicesHere
-from server.schemas.checkpoints import Activation, Checkpoint, CheckpointList, Gate
+from server.routes.access import RequestId, Require, ServicesHere, needed
+from server.schemas.checkpoints import (
+    Activation,
+    Checkpoint,
+    CheckpointDeleted,
+    CheckpointList,
+    Gate,
+)
 from server.security.keys import Principal
 from server.services import Services
 from server.store.audit import Actor
@@ -33,6 +39,15 @@ def list_checkpoints(services: ServicesHere) -> CheckpointList:
 def get_checkpoint(checkpoint_id: str, services: ServicesHere) -> Checkpoint:
     """Describes one."""
     return card_of(_deployer(services).store.get(checkpoint_id))
+
+
+@router.delete("/checkpoints/{checkpoint_id}")
+def delete_checkpoint(
+    checkpoint_id: str, services: ServicesHere, principal: Admin, request_id: RequestId
+) -> CheckpointDeleted:
+    """Removes a checkpoint that nothing needs any more; written to the audit log."""
+    needed(services.checkpoints).delete(checkpoint_id, actor=_actor(principal, request_id))
+    return CheckpointDeleted(id=checkpoint_id)
 
 
 @router.post("/checkpoints/{checkpoint_id}/activate")

@@ -140,11 +140,15 @@ def approve(
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(job_id: str, principal: Reader, services: ServicesHere) -> JobCheckpointList:
-    """Shows the checkpoint that a job made, if it has."""
+    """Shows the checkpoint that a job made, if it has and nobody has deleted it."""
     record = seen(needed(services.jobs), job_id, principal)
+    none = JobCheckpointList(data=[], first_id=None, last_id=None)
     if record.result is None:
-        return JobCheckpointList(data=[], first_id=None, last_id=None)
-    made = checkpoint_body(needed(services.checkpoints).get(record.result), record)
+        return none
+    try:
+        made = checkpoint_body(needed(services.checkpoints).get(record.result), record)
+    except CheckpointNotFound:
+        return none
     return JobCheckpointList(data=[made], first_id=made.id, last_id=made.id)
 
 

@@ -43,6 +43,14 @@ class CheckpointList(BaseModel):
     data: list[Checkpoint]
 
 
+class CheckpointDeleted(BaseModel):
+    """Says that a checkpoint is gone."""
+
+    id: str
+    object: Literal["checkpoint"] = "checkpoint"
+    deleted: Literal[True] = True
+
+
 class Activation(BaseModel):
     """How to activate; `force` serves a checkpoint whose gate failed."""
 

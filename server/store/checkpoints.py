@@ -26,6 +26,7 @@ from purifier.errors import CheckpointError
 from server.errors import CheckpointConflict, CheckpointDamaged, CheckpointNotFound, GateFailed
 from server.store.audit import Actor, append_row
 from server.store.checkpoint_files import Content, check_files, read_content, take_in
+from server.store.checkpoint_removal import refuse_if_needed, remove_files, sweep
 from server.store.checkpoint_tables import CheckpointRecord, State, checkpoints, slots
 from server.store.database import Database
 
@@ -132,6 +133,32 @@ class CheckpointStore:
                 change.where(checkpoints.c.id == checkpoint, checkpoints.c.state == "staged")
             )
             return self._get(connection, checkpoint)
+
+    def delete(self, checkpoint: str, *, actor: Actor | str) -> None:
+        """Forgets a checkpoint and removes its files, if they lie in the store's folder.
+
+        What happened goes into the audit log.
+
+        Raises:
+            CheckpointNotFound: If there is none of this id.
+            CheckpointConflict: If something needs it; see `refuse_if_needed`.
+        """
+        with self._database.transaction() as connection:
+            record = self._get(connection, checkpoint)
+            refuse_if_needed(connection, record.id)
+            gone = connection.execute(checkpoints.delete().where(checkpoints.c.id == record.id))
+            if gone.rowcount == 0:
+                raise CheckpointNotFound
+            append_row(
+                connection, _as_actor(actor), "delete_checkpoint", record.id, before=record.state
+            )
+        remove_files(self._folder, record.path)
+
+    def sweep(self) -> None:
+        """Removes files that no checkpoint has, a day after they were put there."""
+        with self._database.transaction() as connection:
+            paths = connection.execute(select(checkpoints.c.path)).scalars().all()
+        sweep(self._folder, {Path(path).parts[0] for path in paths})
 
     def record_gate(
         self, checkpoint: str, passed: bool, reasons: Sequence[str] = ()

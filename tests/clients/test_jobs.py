@@ -307,6 +307,7 @@ def test_ids_stay_inside_their_path(call: Caller) -> None:
         "files.delete",
         "files.content",
         "checkpoints.activate",
+        "checkpoints.delete",
     ):
         with pytest.raises(clients.NotFound):
             call(handler, method, "../keys?x=1")

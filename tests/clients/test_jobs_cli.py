@@ -188,7 +188,7 @@ def test_every_action_has_help(command: str, capsys: pytest.CaptureFixture[str])
     actions = {
         "jobs": "create ls show watch cancel pause resume approve report",
         "files": "upload ls get rm",
-        "checkpoints": "ls activate rollback",
+        "checkpoints": "ls activate rm rollback",
     }[command].split()
     text = capsys.readouterr().out
     for action in actions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -200,6 +201,45 @@ def test_force_passes_a_failed_gate_and_is_written_down(
     assert (row["action"], row["after"]) == ("force", place.ids["failed"])
 
 
+def test_a_retired_checkpoint_is_deleted_and_written_down(
+    admin: httpx.Client, place: Place, ask: Callable[..., Body], tmp_path: Path
+) -> None:
+    lone = tmp_path / "lone"
+    shutil.copytree(place.store.path(place.ids["first"]), lone)
+    manifest = json.loads((lone / "delta.json").read_text())
+    (lone / "delta.json").write_text(json.dumps(manifest | {"note": "its own content"}))
+    record = place.store.stage(lone, base=place.ids["tiny"], parent=place.ids["tiny"])
+    address = f"/v1/checkpoints/{record.id}"
+    for name, state in ((record.id, "active"), (place.ids["second"], "previous")):
+        activate(admin, name).raise_for_status()
+        assert admin.get(address).json()["state"] == state
+        refused = admin.delete(address)
+        assert (refused.status_code, error_code(refused)) == (409, "checkpoint_conflict")
+    assert error_code(admin.delete(f"/v1/checkpoints/{place.ids['tiny']}")) == "checkpoint_conflict"
+    activate(admin, place.ids["tiny"]).raise_for_status()
+    alive = Deployments(place.database).alive
+    wait_for(lambda: all(server.checkpoint != record.id for server in alive()))
+    gone = admin.delete(address, headers={"x-request-id": "gone-1"}).raise_for_status().json()
+    assert gone == {"id": record.id, "object": "checkpoint", "deleted": True}
+    assert not record.path.parent.exists()
+    assert place.model.is_dir()
+    row = admin.get("/v1/audit", params={"limit": 1000}).json()["data"][-1]
+    assert (row["action"], row["target"], row["before"]) == (
+        "delete_checkpoint",
+        record.id,
+        "retired",
+    )
+    assert (row["actor"], row["request_id"]) == ("all", "gone-1")
+    for response in (admin.delete(address), admin.get(address), activate(admin, record.id)):
+        assert (response.status_code, error_code(response)) == (404, "checkpoint_not_found")
+    assert fingerprint(admin, ask) == place.ids["tiny"]
+    assert admin.post("/v1/deployments/rollback").json()["id"] == place.ids["second"]
+
+
+def error_code(response: httpx.Response) -> str:
+    return str(response.json()["error"]["code"])
+
+
 def test_altered_file_is_refused_by_its_name(admin: httpx.Client, place: Place) -> None:
     file = place.store.path(place.ids["second"]) / "projector.safetensors"
     content = file.read_bytes()
@@ -218,6 +258,7 @@ def test_altered_file_is_refused_by_its_name(admin: httpx.Client, place: Place) 
     [
         ("POST", "/v1/checkpoints/x/activate"),
         ("POST", "/v1/deployments/rollback"),
+        ("DELETE", "/v1/checkpoints/x"),
         ("GET", "/v1/audit"),
     ],
 )
