@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,15 @@ def test_a_ranker_that_works_at_both_levels_is_kept() -> None:
     assert (adjusted.ranker, adjusted.threshold) == ("official", 0.25)
     back = own.adjusted(level="token", ratio=0.5).adjusted(level="patch", ratio=own.ratio)
     assert back == own
+
+
+def test_another_level_takes_its_own_default_threshold_and_no_other() -> None:
+    own = MaskingConfig(level="patch", ranker="two-stage")
+    assert own.adjusted(level="token") == MaskingConfig(level="token", ranker="two-stage")
+    assert own.adjusted(level="token").adjusted(level="patch") == own
+    chosen = replace(own, threshold=3.5)
+    assert chosen.adjusted(level="token").threshold == 3.5
+    assert own.adjusted(level="token", threshold=1.0).threshold == 1.0
 
 
 def test_a_ranker_that_was_asked_for_is_not_replaced() -> None:

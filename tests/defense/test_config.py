@@ -8,6 +8,7 @@ from purifier.defense.config import (
     OCCLUSION_THRESHOLD,
     PATCH_RANKER,
     TOKEN_RANKER,
+    TOKEN_THRESHOLD,
     MaskingConfig,
 )
 from purifier.errors import InvalidSetting
@@ -29,6 +30,12 @@ from purifier.errors import InvalidSetting
         ({"top_k": 1}, "top_k"),
         ({"top_k": True}, "top_k"),
         ({"temperature": 0.0}, "temperature"),
+        ({"shortlist": 0}, "shortlist"),
+        ({"shortlist": 26}, "shortlist"),
+        ({"verify": 0}, "verify"),
+        ({"verify": 1.5}, "verify"),
+        ({"gate": -1.0}, "gate"),
+        ({"gate": float("nan")}, "gate"),
         ({"pooling": 2}, "pooling"),
         ({"pooling": 3.0}, "pooling"),
         ({"seed": -1}, "seed"),
@@ -55,6 +62,9 @@ def test_the_ends_of_the_ranges_are_allowed(settings) -> None:
         ({"ranker": "exact"}, ("patch", "exact", 0.0)),
         ({"ranker": "occlusion", "threshold": 0.0}, ("patch", "occlusion", 0.0)),
         ({"ranker": "leave-one-out", "threshold": 2.0}, ("patch", "leave-one-out", 2.0)),
+        ({"ranker": "two-stage"}, ("patch", "two-stage", OCCLUSION_THRESHOLD)),
+        ({"level": "token", "ranker": "two-stage"}, ("token", "two-stage", TOKEN_THRESHOLD)),
+        ({"ranker": "knockout"}, ("patch", "knockout", TOKEN_THRESHOLD)),
     ],
 )
 def test_ranker_and_threshold_that_nobody_chose(given, expected) -> None:
