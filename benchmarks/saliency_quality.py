@@ -1,0 +1,82 @@
+"""What the defences of `saliency_cost` stop and keep: ASR and clean accuracy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+from benchmarks.saliency_settings import SETTINGS, Setting
+from purifier.evaluation.metrics import measure
+from purifier.evaluation.runner import Cut, Runner
+from purifier.evaluation.testset import TestSet, read_test_set
+from purifier.lab.demo import DATA_FOLDER, checkpoint_path
+from purifier.lab.demo_data import write_validation_data
+from purifier.lab.targets import TargetName, target_by_name
+from purifier.mdlm.registry import checkpoint_id, load_mdlm
+
+RECORDS = 40
+"""Of the test split: those of the defence grid."""
+
+FRESH_SCENES, FRESH_SEED = 120, 20261123
+"""Those of `benchmarks.fresh_scenes`; no setting was chosen on them."""
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+Work = tuple[str, Callable[[], Any]]
+
+
+def quality_cells(device: str) -> Iterator[Work]:
+    """The cells of the part `quality`."""
+    targets: tuple[TargetName, ...] = get_args(TargetName)
+    yield from _earlier("test", "defense_grid")
+    yield from _earlier("fresh", "fresh_scenes")
+    for split, test in (("fresh", _fresh()), ("test", read_test_set(DATA_FOLDER, limit=RECORDS))):
+        for target in targets:
+            runner = Runner(load_mdlm(checkpoint_path(target), device=device), test, batch_size=64)
+            for name, setting in SETTINGS.items():
+                if setting.in_grid or (split == "fresh" and not setting.fresh):
+                    continue
+                for ratio in setting.ratios if split == "test" else setting.ratios[:1]:
+                    yield (
+                        f"{split}, {target}, {name}, ratio {ratio:g}",
+                        lambda runner=runner, setting=setting, ratio=ratio, target=target: _figures(
+                            runner, setting, ratio, target
+                        ),
+                    )
+
+
+def _figures(runner: Runner, setting: Setting, ratio: float, target: TargetName) -> Any:
+    masking = setting.at(ratio)
+    cut = Cut(ratio, masking.threshold)
+    answers = runner.masked(masking, [cut])[cut]
+    return measure(runner.test_set.cases, answers, target_by_name(target)).to_dict()
+
+
+def _earlier(split: str, name: str) -> Iterator[Work]:
+    """Cells that another benchmark has measured on the same checkpoints and scenes."""
+    report = json.loads((RESULTS / f"{name}.json").read_text())
+    for row in report["rows"]:
+        target = row["target"]
+        if report["checkpoints"][target] != checkpoint_id(checkpoint_path(target)):
+            continue
+        if row["ranker"] == "undefended":
+            yield f"{split}, {target}, undefended", lambda row=row: row["figures"]
+        for label, setting in SETTINGS.items():
+            masking = setting.masking
+            same = (row["level"], row["ranker"], row["ratio"], row["threshold"]) == (
+                masking.level, masking.ranker, masking.ratio, masking.threshold,
+            )  # fmt: skip
+            if same and setting.in_grid:
+                key = f"{split}, {target}, {label}, ratio {masking.ratio:g}"
+                yield key, lambda row=row: row["figures"]
+
+
+@lru_cache(maxsize=1)
+def _fresh() -> TestSet:
+    with TemporaryDirectory() as folder:
+        write_validation_data(Path(folder), FRESH_SCENES, FRESH_SEED)
+        return read_test_set(folder)

@@ -1,0 +1,74 @@
+"""The defences that `saliency_cost` compares, and what each takes in passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from purifier.defense.config import MaskingConfig
+
+SUSPECTED = {"gate": 0.0, "threshold": 0.0011}
+"""Settings under which a random model's picture counts as suspected, whatever it says: above the
+scores that unverified windows have."""
+
+UNSUSPECTED = {"gate": 1000.0, "threshold": 1000.0}
+"""Settings under which none does."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One defence.
+
+    Attributes:
+        masking: Its settings.
+        passes: What it takes besides an undefended answer: E an encoding, P a whole forward
+            pass, B a backward pass, R one run of the answer positions alone.
+        ratios: Mask ratios at which answers are counted, the product's first.
+        fresh: Whether its answers are counted on the fresh scenes too.
+    """
+
+    masking: MaskingConfig
+    passes: str
+    ratios: tuple[float, ...] = (0.1,)
+    fresh: bool = False
+
+    @property
+    def in_grid(self) -> bool:
+        """Whether `docs/results/defense_grid.json` has its answers on the same records."""
+        return not self.gated and self.masking.probes == MaskingConfig().probes
+
+    @property
+    def gated(self) -> bool:
+        """Whether a request that nothing is wrong with costs less."""
+        return self.masking.ranker in ("two-stage", "knockout")
+
+    def at(self, ratio: float) -> MaskingConfig:
+        return replace(self.masking, ratio=ratio)
+
+
+RATIOS = (0.1, 0.05, 0.2)
+
+SETTINGS: Mapping[str, Setting] = {
+    "patch occlusion": Setting(MaskingConfig(ranker="occlusion"), "26 P, 26 E"),
+    "patch two-stage": Setting(
+        MaskingConfig(ranker="two-stage"), "9 R (+ 1 P, 1 E)", RATIOS, fresh=True
+    ),
+    "patch two-stage, no gate": Setting(
+        MaskingConfig(ranker="two-stage", gate=0.0), "9 R, 1 P, 1 E", fresh=True
+    ),
+    "patch two-stage, verify 3, no gate": Setting(
+        MaskingConfig(ranker="two-stage", gate=0.0, verify=3), "9 R, 3 P, 3 E"
+    ),
+    "patch knockout": Setting(MaskingConfig(ranker="knockout"), "9 R (+ 1 P, 1 E)"),
+    "patch attention": Setting(MaskingConfig(ranker="attention"), "1 P, 1 E"),
+    "patch official, 6": Setting(MaskingConfig(ranker="official"), "1 P, 1 E, 6 B"),
+    "patch fisher, 6": Setting(MaskingConfig(ranker="fisher"), "1 P, 1 E, 6 B"),
+    "token two-stage": Setting(
+        MaskingConfig(level="token", ranker="two-stage"), "9 R (+ 1 P)", RATIOS, fresh=True
+    ),
+    "token knockout": Setting(MaskingConfig(level="token", ranker="knockout"), "9 R (+ 1 P)"),
+    "token attention": Setting(MaskingConfig(level="token", ranker="attention"), "1 P"),
+    "token official, 6": Setting(MaskingConfig(level="token", ranker="official"), "1 P, 6 B"),
+    "token fisher, 6": Setting(MaskingConfig(level="token", ranker="fisher"), "1 P, 6 B"),
+    "token fisher, 1": Setting(MaskingConfig(level="token", ranker="fisher", probes=1), "1 P, 1 B"),
+}
