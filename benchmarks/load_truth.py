@@ -1,0 +1,82 @@
+"""Whether `Retry-After` is true: the queue is full, and who is refused waits and asks again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from benchmarks.load_arrivals import End, send
+from benchmarks.served import Served
+
+_TRIES = 5
+_PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a refusal promised and what came of it.
+
+    Attributes:
+        retry_after: Seconds it named.
+        free_after: Seconds until the queue had a place, as the server's status says.
+        again: How the repetition after `retry_after` ended, nobody else asking.
+    """
+
+    retry_after: int
+    free_after: float
+    again: End
+
+
+async def promise(
+    server: Served, client: httpx.AsyncClient, bodies: Iterator[bytes], size: int
+) -> Promise:
+    """Fills the queue with a burst, asks once more, waits as long as the refusal says, asks again.
+
+    The rest of the burst goes away in the end, so the next one finds an idle server.
+
+    Args:
+        server: Is asked.
+        client: Asks.
+        bodies: What is asked.
+        size: Places of the queue.
+
+    Raises:
+        RuntimeError: If a place was free whenever it was asked.
+    """
+    for _ in range(_TRIES):
+        burst = [asyncio.create_task(send(client, next(bodies))) for _ in range(3 * size)]
+        try:
+            await _until(server, client, lambda waiting: waiting >= size)
+            end, response = await send(client, next(bodies))
+            if end == "refused" and response is not None:
+                return await _kept(server, client, next(bodies), size, response)
+        finally:
+            for task in burst:
+                task.cancel()
+            await asyncio.gather(*burst, return_exceptions=True)
+            await server.until_idle(client)
+    raise RuntimeError("The queue was never full when it was asked.")
+
+
+async def _kept(
+    server: Served, client: httpx.AsyncClient, body: bytes, size: int, refusal: httpx.Response
+) -> Promise:
+    at, retry_after = time.monotonic(), int(refusal.headers["retry-after"])
+    freed = asyncio.create_task(_until(server, client, lambda waiting: waiting < size))
+    await asyncio.sleep(retry_after)
+    again, _ = await send(client, body)
+    return Promise(retry_after, round(max(0.0, await freed - at), 3), again)
+
+
+async def _until(
+    server: Served, client: httpx.AsyncClient, reached: Callable[[int], bool]
+) -> float:
+    """The monotonic time at which so many wait."""
+    async with asyncio.timeout(_PATIENCE):
+        while not reached((await server.status(client))["waiting"]):
+            await asyncio.sleep(0.02)
+    return time.monotonic()
