@@ -77,6 +77,12 @@ def _add_load(parser: argparse.ArgumentParser, default: ServerConfig) -> None:
         help="sequence positions denoised together; bounds memory",
     )
     parser.add_argument(
+        "--passes-per-step",
+        type=int,
+        default=default.passes_per_step,
+        help="passes of those who join between two steps of those that run",
+    )
+    parser.add_argument(
         "--shared-defences",
         type=float,
         default=default.shared_bytes / MEGABYTE,
@@ -145,6 +151,7 @@ def _serve(args: argparse.Namespace) -> int:
         queue_size=args.queue_size,
         max_batch=args.max_batch,
         max_positions=args.max_positions,
+        passes_per_step=args.passes_per_step,
         shared_bytes=_megabytes("--shared-defences", args.shared_defences, least=0),
         deadline=args.deadline,
         drain=args.drain,

@@ -52,7 +52,8 @@ def assemble(model: ModelSource, config: ServerConfig, home: Home, data: DataOpt
         database = open_database(home.database_url)
     except (HomeError, DatabaseError) as error:
         raise StartError(str(error)) from None
-    store = CheckpointStore(database, home.checkpoints)
+    shared = open_store(home, data.store)
+    store = CheckpointStore(database, home.checkpoints, store=shared)
     store.sweep()
     slot = ModelSlot(model.device, model.dtype, config.swap)
     deployer = Deployer(store, slot, model.path)
@@ -63,10 +64,10 @@ def assemble(model: ModelSource, config: ServerConfig, home: Home, data: DataOpt
         masking=config.masking,
         room=Room(config.max_batch, config.max_positions),
         shared_bytes=config.shared_bytes,
+        passes_per_step=config.passes_per_step,
     )
     deployer.attach(engine)
     worker = _worker(model, home, data, database) if config.worker else None
-    shared = open_store(home, data.store)
     files = FileStore(database, home.files, config.upload, shared)
     services = Services(
         files=files,

@@ -71,6 +71,8 @@ class ServerConfig:
         max_batch: Requests that are denoised together.
         max_positions: Sequence positions of requests that are denoised together, with guidance
             twice; bounds memory. A request that is longer runs alone.
+        passes_per_step: Passes that requests which join may make between two steps of those that
+            run: more of them make larger batches and longer waits.
         shared_bytes: Bytes of defences that are kept for identical requests; 0 keeps none.
         preparing: Requests whose images are decoded at the same time; bounds memory.
         max_body: Bytes of a request body; uploads have their own limit.
@@ -96,6 +98,7 @@ class ServerConfig:
     queue_size: int = 32
     max_batch: int = 8
     max_positions: int = 32_768
+    passes_per_step: int = 1
     shared_bytes: int = 256 * MEGABYTE
     preparing: int = 2
     max_body: int = 20 * MEGABYTE
@@ -122,6 +125,8 @@ class ServerConfig:
             raise StartError("max batch must be between 1 and 1024.")
         if self.max_positions < 1:
             raise StartError("max positions must be at least 1.")
+        if not 1 <= self.passes_per_step <= 1024:
+            raise StartError("passes per step must be between 1 and 1024.")
         if self.shared_bytes < 0:
             raise StartError("the bytes of shared defences must not be negative.")
         if not 0 < self.deadline <= _LONGEST:

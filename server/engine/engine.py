@@ -277,17 +277,20 @@ class Engine:
 
     def _serve(self) -> None:
         """Takes up what waits and steps what runs, until the queue is closed and both are empty."""
-        while True:
-            idle = len(self._batch) == 0
-            item = self._queue.take(self._batch.fits, wait=idle)
-            if isinstance(item, Ticket):
-                self._begin(item)
-            elif isinstance(item, Turn):
-                item.act()
-            elif idle:
-                return
-            else:
-                self._turns.step()
+        while self._go_on():
+            pass
+
+    def _go_on(self) -> bool:
+        """Does what comes next, and keeps nothing of it; False if there is nothing left."""
+        idle = len(self._batch) == 0
+        item = self._queue.take(self._batch.fits, wait=idle)
+        if isinstance(item, Ticket):
+            self._begin(item)
+        elif isinstance(item, Turn):
+            item.act()
+        elif not idle:
+            self._turns.step()
+        return item is not None or not idle
 
     def _begin(self, ticket: Ticket) -> None:
         """Takes a request up until it runs, or has to end."""

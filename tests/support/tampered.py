@@ -10,9 +10,29 @@ from torch import Tensor
 
 from purifier.mdlm.base import Mdlm
 
+PASSES = frozenset(
+    {
+        "attention",
+        "feature_logits",
+        "logits",
+        "scored_logits",
+        "segment_attention",
+        "segment_logits",
+        "tail_attention",
+        "tail_logits",
+    }
+)
+"""Methods that run the language model."""
+
 
 class Tampered:
-    """A real model whose forward pass calls a hook first: holds it up, or breaks it."""
+    """A real model whose passes call a hook first: it holds them up, or breaks them.
+
+    Attributes:
+        hook: Called before every pass.
+        result: What becomes of the predictions of a pass.
+        threads: Names of the threads that ran it.
+    """
 
     def __init__(self, mdlm: Mdlm) -> None:
         self._mdlm = mdlm
@@ -21,12 +41,24 @@ class Tampered:
         self.threads: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._mdlm, name)
+        found = getattr(self._mdlm, name)
+        if name not in PASSES:
+            return found
 
-    def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
-        self.threads.add(threading.current_thread().name)
-        self.hook()
-        return self.result(self._mdlm.logits(embeds, positions, lengths))
+        def run(*args: Any, **settings: Any) -> Any:
+            self.threads.add(threading.current_thread().name)
+            self.hook()
+            return self._altered(found(*args, **settings))
+
+        return run
+
+    def _altered(self, found: Any) -> Any:
+        """Predictions altered, also those of several sequences, and those beside other things."""
+        if isinstance(found, Tensor):
+            return self.result(found)
+        if isinstance(found, tuple):
+            return (self._altered(found[0]), *found[1:])
+        return [self._altered(one) for one in found]
 
 
 class Barrier:

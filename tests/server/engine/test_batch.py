@@ -19,14 +19,13 @@ from purifier.mdlm.base import Mdlm
 from server.engine import Engine, Room, Serving
 from server.errors import ClientDisconnected, DeadlineExceeded, GenerationFailed, QueueFull
 from tests.support.engine import SECONDS, make_job, submit, wait_until
-from tests.support.tampered import Barrier, Tampered
+from tests.support.tampered import PASSES, Barrier, Tampered
 
 Start = Callable[..., Engine]
 
 LONG = GenerationConfig(gen_length=600)
 """Takes seconds: cancelled before its end."""
 MIDDLE = GenerationConfig(gen_length=40)
-PASSES = ("logits", "attention", "segment_logits", "segment_attention", "tail_logits")
 
 
 class Recorder:
