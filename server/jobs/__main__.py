@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from purifier.errors import CheckpointError
+from server.config import StartError
+from server.data_sets import parse_roots
 from server.devices import default_device, default_dtype
 from server.jobs.memory import MemoryShort, require_memory
 from server.jobs.upkeep import Timings
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.model is not None:
             require_memory(args.model, config.device, config.dtype)
         JobWorker(config).run(stop)
-    except (NameTaken, MemoryShort, HomeError, DatabaseError) as error:
+    except (NameTaken, MemoryShort, HomeError, DatabaseError, StartError) as error:
         print(f"error: {error}", file=sys.stderr)
     except CheckpointError as error:
         print(f"error: {error.message}", file=sys.stderr)
@@ -58,6 +60,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--database-url", help="postgresql+psycopg://... for several machines")
     parser.add_argument("--store", help="URL of the store all workers share (fsspec)")
+    parser.add_argument(
+        "--dataset-root",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="where this machine has the server's data set of this name; repeatable",
+    )
+    parser.add_argument(
+        "--dataset-images",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="its image folder, if that lies elsewhere",
+    )
+    parser.add_argument(
+        "--model-root", type=Path, help="folder that this machine has models in, by their names"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by device")
     parser.add_argument("--name", help="unique among living workers (default: host and slot)")
@@ -82,6 +101,8 @@ def _config(args: argparse.Namespace) -> WorkerConfig:
     return WorkerConfig(
         home=Home.at(find_root(args.data_dir, demo=args.demo), args.database_url),
         store=args.store,
+        roots=parse_roots(args.dataset_root, args.dataset_images),
+        models=args.model_root,
         name=args.name or default_name(1),
         device=device,
         dtype=args.dtype or default_dtype(device),

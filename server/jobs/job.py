@@ -7,6 +7,7 @@ from functools import cached_property
 
 from server.jobs.settings import JobSettings, settings_of
 from server.jobs.spec import JobSpec, Sources
+from server.store.checkpoint_fetch import tuned_folder
 from server.store.file_tables import purified_folder
 from server.store.jobs import JobRecord
 
@@ -73,7 +74,7 @@ class Job:
     @property
     def tuned(self) -> str:
         """Folder of the fine-tuned checkpoint."""
-        return f"jobs/{self.id}/tuned"
+        return tuned_folder(self.id)
 
     @property
     def evaluation(self) -> str:

@@ -25,6 +25,7 @@ from purifier.mdlm.delta import is_delta, read_delta
 from purifier.tuning.events import EVENTS_FILE, read_events
 from purifier.tuning.launch import stop
 from purifier.tuning.spec import FinetuneSpec
+from server.errors import CheckpointNotFound
 from server.jobs.interrupt import Interrupted
 from server.jobs.job import Job
 from server.store.blobs import BlobStore
@@ -121,6 +122,9 @@ def tune(
     }
     store.put_folder(job.tuned, spec.output, facts)
     shutil.rmtree(work)
+    if not store.is_local:
+        for name in (EVENTS_FILE, _STATE_FILE):
+            store.remove(f"{job.tuning}/{name}")
     return facts
 
 
@@ -194,14 +198,22 @@ def stage(
         BlobDamaged: If a file of it is missing or altered.
     """
     check()
-    parent = checkpoints.register(job.sources.model)
+    try:
+        parent = checkpoints.get(job.spec.model)
+    except CheckpointNotFound:
+        parent = checkpoints.register(job.sources.model)
     folder = candidate(job, store, scratch)
     base = None
     if is_delta(folder):
         base = parent.id if parent.base is None else parent.base
     evaluation = store.read_json(f"{job.evaluation}/{EVALUATION_FILE}")
     record = checkpoints.stage(
-        folder, base=base, parent=parent.id, job_id=job.id, metrics=evaluation["metrics"]
+        folder,
+        base=base,
+        parent=parent.id,
+        job_id=job.id,
+        metrics=evaluation["metrics"],
+        beside=None if base is None else _base_of(job.sources.model.resolve())[0],
     )
     checkpoints.verify(record.id)
     shutil.rmtree(folder.parent)
@@ -294,17 +306,17 @@ def _work_folder(job: Job, store: BlobStore, scratch: Path) -> Path:
         return work
     work = scratch / "tuning"
     work.mkdir(parents=True, exist_ok=True)
-    state = f"{job.tuning}/{_STATE_FILE}"
-    if store.exists(state):
-        (work / _STATE_FILE).write_bytes(store.read(state))
+    for name in (EVENTS_FILE, _STATE_FILE):
+        if store.exists(f"{job.tuning}/{name}"):
+            (work / name).write_bytes(store.read(f"{job.tuning}/{name}"))
     return work
 
 
 def _keep_state(job: Job, store: BlobStore, work: Path) -> None:
     """Copies a saved state to a remote store, where another machine finds it."""
-    state = work / _STATE_FILE
-    if not store.is_local and state.is_file():
-        store.put(f"{job.tuning}/{_STATE_FILE}", state)
+    for name in (EVENTS_FILE, _STATE_FILE):
+        if not store.is_local and (work / name).is_file():
+            store.put(f"{job.tuning}/{name}", work / name)
 
 
 def _base_of(model: Path) -> tuple[Path, str]:

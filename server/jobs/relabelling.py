@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -24,7 +25,7 @@ from purifier.errors import DataError
 from purifier.purification.local import change_of
 from purifier.purification.row import PurifiedRow
 from server.jobs.job import Job
-from server.store.blobs import BlobDamaged, BlobStore
+from server.store.blobs import BlobDamaged, BlobStore, is_key
 
 Check = Callable[[], None]
 """Called between batches; raises `Interrupted` to end the work."""
@@ -51,6 +52,11 @@ class Rows:
         self._lock = threading.Lock()
         self._next = 0
         self._reader: Iterator[Sample | BadRow] = iter(())
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the label file."""
+        return self.dataset.fingerprint()
 
     def read(self, start: int, stop: int) -> list[Sample | BadRow]:
         """The rows numbered from `start` up to `stop`.
@@ -85,6 +91,7 @@ def plan(job: Job, store: BlobStore, check: Check) -> dict[str, Any]:
     if store.exists(job.plan):
         return dict(store.read_json(job.plan))
     dataset = open_dataset(job.sources.data, images=job.sources.images)
+    _require_keys(dataset)
     audit = RowAudit(BadRowLimit(share=job.spec.bad_rows))
     bad: list[tuple[int, str]] = []
     for number, row in enumerate(dataset.rows()):
@@ -107,6 +114,17 @@ def plan(job: Job, store: BlobStore, check: Check) -> dict[str, Any]:
     }
     store.write_json(job.plan, made)
     return dict(store.read_json(job.plan))
+
+
+def _require_keys(dataset: DataSet) -> None:
+    """Refuses names that the store does not take before anything is computed."""
+    for path in dataset.file.paths:
+        name = path.relative_to(dataset.path if dataset.path.is_dir() else path.parent)
+        if not is_key(name.as_posix()):
+            raise DataError(
+                f"{name} must be renamed: use letters, digits, spaces and . _ - + = , @ ( ).",
+                param="training_file",
+            )
 
 
 def _count(job: Job) -> int:
@@ -157,7 +175,9 @@ def relabel(
     made = store.read_json(job.plan)
     start, stop = made["shards"][number]
     skipped = {record for record, _ in made["bad"]}
-    samples = [row for row in rows().read(start, stop) if isinstance(row, Sample)]
+    opened = rows()
+    _require_unchanged(opened.dataset, opened.sha256, made)
+    samples = [row for row in opened.read(start, stop) if isinstance(row, Sample)]
     samples = [row for row in samples if _record(row) not in skipped]
     purified: list[PurifiedRow] = []
     size = job.settings.purify.batch_size * _SLICE_BATCHES
@@ -215,10 +235,7 @@ def merge(job: Job, store: BlobStore, scratch: Path, check: Check) -> dict[str, 
         return dict(store.folder_manifest(job.merged)["facts"])
     made = store.read_json(job.plan)
     dataset = open_dataset(job.sources.data, images=job.sources.images)
-    if dataset.fingerprint() != made["sha256"]:
-        raise DataError(
-            f"{dataset.path.name} was changed since the job was planned.", param="training_file"
-        )
+    _require_unchanged(dataset, dataset.fingerprint(), made)
     manifests = [store.read_json(job.shard(n)) for n in range(len(made["shards"]))]
     facts: dict[str, Any] = {
         name: sum(manifest.get(name, 0) for manifest in manifests)
@@ -249,6 +266,15 @@ def _changes(
         while bad and bad[0].record < stop:
             changes.append(bad.pop(0))
         yield from sorted(changes, key=lambda change: change.record)
+
+
+def _require_unchanged(dataset: DataSet, sha256: str, plan: dict[str, Any]) -> None:
+    if sha256 != plan["sha256"]:
+        raise DataError(
+            f"{dataset.path.name} was changed since the job was planned, or is another one on this "
+            "worker.",
+            param="training_file",
+        )
 
 
 def _require_few_problems(job: Job, facts: dict[str, Any]) -> None:

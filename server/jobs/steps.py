@@ -19,6 +19,7 @@ import torch
 from purifier.errors import DataError, PurifierError
 from server.errors import ServerError
 from server.jobs.activation import ActivationFailed
+from server.jobs.inputs import Inputs
 from server.jobs.interrupt import JobStopped, WorkerStopping
 from server.jobs.job import Job
 from server.jobs.memory import MemoryShort
@@ -51,11 +52,20 @@ class StepRunner:
     Args:
         jobs: The jobs table.
         attempts: What workers write about jobs.
+        inputs: Where this machine has what jobs need.
         takeovers: See `TAKEOVERS`.
     """
 
-    def __init__(self, jobs: JobStore, attempts: Attempts, *, takeovers: int = TAKEOVERS) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        attempts: Attempts,
+        inputs: Inputs,
+        *,
+        takeovers: int = TAKEOVERS,
+    ) -> None:
         self._jobs = jobs
+        self._inputs = inputs
         self._attempts = attempts
         self._takeovers = takeovers
         self._stopping = threading.Event()
@@ -112,7 +122,7 @@ class StepRunner:
             begun = self._attempts.start(attempt, step, stage, status)
             if begun > self._takeovers + 1:
                 return self._fail(attempt, _poisoned(step, begun - 1))
-            job = Job.of(self._jobs.get(attempt.job_id))
+            job = self._inputs.localised(Job.of(self._jobs.get(attempt.job_id)))
             if missing := job.sources.missing():
                 return self._fail(attempt, _unseen(missing))
             return {**self._tried(attempt, work, job), "outcome": "done"}
@@ -229,9 +239,9 @@ def _poisoned(step: str, deaths: int) -> JobError:
 def _unseen(missing: list[str]) -> JobError:
     return JobError(
         "inputs_missing",
-        f"A worker does not see the job's {', '.join(missing)}. Workers on other machines need the "
-        "server's data folder, models and data sets under the same paths, by a shared file "
-        "system. Resume the job once they have them.",
+        f"A worker does not see the job's {', '.join(missing)}. Give it --model-root and "
+        "--dataset-root, or the server's paths by a shared file system; docs/workers.md says what "
+        "workers on other machines need. Resume the job once it has them.",
     )
 
 

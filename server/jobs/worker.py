@@ -8,21 +8,25 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbos import DBOS, DBOSConfig
 from dbos import DBOSPortableJSONSerializer as JsonSerializer
 
+from purifier.errors import CheckpointError
+from server.data_sets import DataRoot
+from server.errors import ServerError
 from server.jobs.activation import Activation
+from server.jobs.inputs import Inputs
 from server.jobs.memory import MemoryShort, require_memory
 from server.jobs.stages import Equipment, Stages
 from server.jobs.steps import TAKEOVERS, StepRunner
 from server.jobs.upkeep import Timings, Upkeep
 from server.jobs.workflow import APPLICATION_VERSION, DEVICE_QUEUE, JOBS_QUEUE, Pipeline
 from server.store.attempts import Attempts
-from server.store.blobs import open_store
+from server.store.blobs import BlobDamaged, open_store
 from server.store.checkpoints import CheckpointStore
 from server.store.database import open_database
 from server.store.home import Home
@@ -43,6 +47,8 @@ class WorkerConfig:
     Attributes:
         home: Data folder and database.
         store: URL of the shared store; None is the data folder's own.
+        roots: Data sets of this machine by the names that the server knows them by.
+        models: Folder that this machine has models in, by their names.
         name: Unique among the workers that live.
         device: Where models run.
         dtype: What they are loaded in.
@@ -53,6 +59,8 @@ class WorkerConfig:
 
     home: Home
     store: str | None = None
+    roots: Mapping[str, DataRoot] = field(default_factory=dict)
+    models: Path | None = None
     name: str = field(default_factory=lambda: default_name(1))
     device: str = "cpu"
     dtype: str = "float32"
@@ -86,19 +94,21 @@ class JobWorker:
         self._database = open_database(home.database_url)
         self._jobs = JobStore(self._database)
         self._attempts = Attempts(self._database)
+        store = open_store(home, config.store)
+        checkpoints = CheckpointStore(self._database, home.checkpoints, store=store)
+        self._inputs = Inputs(home, store, checkpoints, config.roots, config.models)
         self._check_memory()
         self._workers = WorkerTable(self._database, patience=config.timings.patience)
         self._executor = self._workers.register(config.name, config.device)
         self._scratch = home.scratch / self._executor
         self._scratch.mkdir(parents=True)
         attempts = self._attempts
-        self._runner = StepRunner(self._jobs, attempts, takeovers=config.takeovers)
-        store = open_store(home, config.store)
+        self._runner = StepRunner(self._jobs, attempts, self._inputs, takeovers=config.takeovers)
         stages = make_stages(
             store,
             self._jobs,
             attempts,
-            CheckpointStore(self._database, home.checkpoints),
+            checkpoints,
             Activation(self._database, home.checkpoints, attempts),
             Equipment(
                 config.device,
@@ -146,7 +156,11 @@ class JobWorker:
         config = self._config
         for job in self._jobs.list(limit=100, statuses=ACTIVE):
             try:
-                require_memory(Path(str(job.sources["model"])), config.device, config.dtype)
+                model = self._inputs.model(job.model, Path(str(job.sources["model"])))
+                require_memory(model, config.device, config.dtype)
+            except (CheckpointError, ServerError, BlobDamaged) as error:
+                # Its first step says what is wrong with it; others may be well.
+                _log.warning("The model of %s cannot be read: %s", job.id, error)
             except MemoryShort as error:
                 self._attempts.refused(job.id, config.name, str(error))
                 raise

@@ -26,7 +26,7 @@ from server.store.home import Home
 FOLDER_MANIFEST = "manifest.json"
 """Names the files of a folder; a folder without it is not there."""
 
-_PART = r"[A-Za-z0-9_@:=,+-][A-Za-z0-9._@:=,+-]*"
+_PART = r"[\w@:=,+()-][\w .@:=,+()-]*"
 _KEY = re.compile(rf"{_PART}(/{_PART})*")
 
 
@@ -212,6 +212,12 @@ class BlobStore:
         if not self.is_local:
             (self._cache / _checked(key)).unlink(missing_ok=True)
 
+    def remove_folder(self, key: str) -> None:
+        """Takes a folder away; it does not count any more from the first moment on."""
+        self.remove(f"{key}/{FOLDER_MANIFEST}")
+        for file in self.list(key):
+            self.remove(file)
+
     def _path(self, key: str) -> str:
         return f"{self._root}/{_checked(key)}"
 
@@ -244,6 +250,11 @@ class BlobStore:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def is_key(text: str) -> bool:
+    """Whether a relative path can be a key, or a part of one."""
+    return _KEY.fullmatch(text) is not None
 
 
 def _checked(key: str) -> str:

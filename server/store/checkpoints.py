@@ -14,6 +14,7 @@ that is stands in one row, so a transaction moves it whole or not at all.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +26,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from purifier.errors import CheckpointError
 from server.errors import CheckpointConflict, CheckpointDamaged, CheckpointNotFound, GateFailed
 from server.store.audit import Actor, append_row
+from server.store.blobs import BlobDamaged, BlobStore
+from server.store.checkpoint_fetch import fetch, tuned_folder
 from server.store.checkpoint_files import Content, check_files, read_content, take_in
 from server.store.checkpoint_removal import refuse_if_needed, remove_files, sweep
 from server.store.checkpoint_tables import CheckpointRecord, State, checkpoints, slots
 from server.store.database import Database
+
+_log = logging.getLogger("disp.checkpoints")
 
 
 class CheckpointStore:
@@ -38,11 +43,20 @@ class CheckpointStore:
         database: Its tables exist.
         folder: Where staged checkpoints lie.
         deployment: Whose active checkpoint is meant; `open_deployment` can set it later.
+        store: What all workers share: brings what jobs made on other machines.
     """
 
-    def __init__(self, database: Database, folder: Path, deployment: str | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        deployment: str | None = None,
+        *,
+        store: BlobStore | None = None,
+    ) -> None:
         self._database = database
         self._folder = folder
+        self._store = store
         self.deployment = deployment
 
     def register(self, folder: Path, *, parent: str | None = None) -> CheckpointRecord:
@@ -66,6 +80,7 @@ class CheckpointStore:
         parent: str | None,
         job_id: str | None = None,
         metrics: Mapping[str, Any] | None = None,
+        beside: Path | None = None,
     ) -> CheckpointRecord:
         """Copies a checkpoint into the store. Doing it again changes nothing.
 
@@ -75,6 +90,7 @@ class CheckpointStore:
             parent: Id of the checkpoint it was made from.
             job_id: The job that made it.
             metrics: What its evaluation measured.
+            beside: Where this machine has the base; by default where it was registered.
 
         Raises:
             CheckpointNotFound: If the base is not known here.
@@ -87,7 +103,8 @@ class CheckpointStore:
         if base is not None:
             record = self.get(base)
             _check_base(content, record)
-        beside = None if record is None else record.path
+        if beside is None and record is not None:
+            beside = record.path
         place = take_in(folder, content, self._folder, beside)
         return self._add(content, place, record, parent, job_id, metrics or {})
 
@@ -122,7 +139,7 @@ class CheckpointStore:
             CheckpointNotFound: If there is none of this id.
             CheckpointDamaged: Naming the file, if one is missing, altered or added.
         """
-        record = self.get(checkpoint)
+        record = self.bring(checkpoint)
         try:
             check_files(record.path, record.files)
         except CheckpointError as error:
@@ -134,10 +151,38 @@ class CheckpointStore:
             )
             return self._get(connection, checkpoint)
 
+    def bring(self, checkpoint: str, *, beside: Path | None = None) -> CheckpointRecord:
+        """Makes sure that this machine has a checkpoint's files.
+
+        What a job made on a machine with another data folder is copied from the shared store.
+
+        Args:
+            checkpoint: Its id.
+            beside: Where this machine has a delta's base; by default where it was registered.
+
+        Raises:
+            CheckpointNotFound: If there is none of this id.
+            CheckpointDamaged: If it cannot be found, or not as it was made.
+        """
+        record = self.get(checkpoint)
+        if record.path.is_dir() or self._store is None or record.job_id is None:
+            return record
+        if record.base is not None and beside is None:
+            beside = self.bring(record.base).path
+        try:
+            fetch(self._store, record, self._folder, beside)
+        except (CheckpointError, BlobDamaged, FileNotFoundError) as error:
+            _log.warning("%s could not be brought from the shared store: %s", record.id, error)
+            raise CheckpointDamaged(
+                f"{record.id} is not on this machine, and not whole in the shared store."
+            ) from None
+        return record
+
     def delete(self, checkpoint: str, *, actor: Actor | str) -> None:
         """Forgets a checkpoint and removes its files, if they lie in the store's folder.
 
-        What happened goes into the audit log.
+        The copy that its job left in the shared store goes as well. What happened goes into the
+        audit log.
 
         Raises:
             CheckpointNotFound: If there is none of this id.
@@ -153,6 +198,8 @@ class CheckpointStore:
                 connection, _as_actor(actor), "delete_checkpoint", record.id, before=record.state
             )
         remove_files(self._folder, record.path)
+        if self._store is not None and record.job_id is not None:
+            self._store.remove_folder(tuned_folder(record.job_id))
 
     def sweep(self) -> None:
         """Removes files that no checkpoint has, a day after they were put there."""

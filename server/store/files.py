@@ -39,6 +39,7 @@ from server.store.file_tables import RESULT, FileRecord, files, purified_folder
 from server.store.job_tables import jobs
 from server.store.jobs import FINISHED
 from server.store.result_files import ResultFiles
+from server.store.upload_copies import remove_upload, send_upload
 
 __all__ = ["FileRecord", "FileStore", "Incoming", "Order"]
 
@@ -66,6 +67,7 @@ class FileStore:
     ) -> None:
         self._database = database
         self._results = ResultFiles(database, store)
+        self._store = store
         self._folder = folder
         self._limits = limits
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,6 +106,7 @@ class FileStore:
         size, digest = incoming.finish()
         content = self._unpack(incoming, filename)
         file_id = f"file-{secrets.token_hex(12)}"
+        send_upload(self._store, file_id, incoming.folder, self._folder)
         incoming.folder.rename(self._folder / file_id)
         with self._database.transaction() as connection:
             connection.execute(
@@ -221,6 +224,7 @@ class FileStore:
             self._results.remove(record)
         else:
             shutil.rmtree(self._folder / file_id, ignore_errors=True)
+            remove_upload(self._store, file_id)
 
     def _unpack(self, incoming: Incoming, filename: str) -> str:
         if archive_kind(incoming.path) is None:

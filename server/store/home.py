@@ -47,6 +47,11 @@ class Home:
         return self.root / "files"
 
     @property
+    def uploads(self) -> Path:
+        """Copies of uploads that another machine took."""
+        return self.root / "cache" / "uploads"
+
+    @property
     def jobs(self) -> Path:
         """Shards, resume state and reports, one folder for every job."""
         return self.root / "jobs"

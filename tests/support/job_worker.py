@@ -229,6 +229,8 @@ def _work(order: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.WARNING)
     values = dict(order["config"])
     home = Home.at(Path(values.pop("home")), values.pop("url", None))
+    if "models" in values:
+        values["models"] = Path(values["models"])
     timings = {"heartbeat": 0.2, "patience": 60.0, "poll": 0.1, "grace": 120.0}
     timings |= values.pop("timings", {})
     stages = _stages(order["halt"], Path(order["reached"]), values.pop("real_training", False))

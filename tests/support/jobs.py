@@ -74,12 +74,12 @@ def small_spec(checkpoint: Path, **changes: Any) -> JobSpec:
 class Site:
     """A data folder with its database, as a server sees it."""
 
-    def __init__(self, root: Path, url: str | None = None) -> None:
+    def __init__(self, root: Path, url: str | None = None, store: str | None = None) -> None:
         self.home = Home.at(root, url).create()
         self.url = url
         self.database = Database(self.home.database_url)
         self.database.create_tables()
-        self.store = open_store(self.home, None)
+        self.store = open_store(self.home, store)
         self.service = JobService(self.database, self.store)
 
     def submit(self, checkpoint: Path, labels: Path, **changes: Any) -> JobRecord:

@@ -44,6 +44,30 @@ def test_what_is_not_there(store: BlobStore) -> None:
             read("jobs/none")
 
 
+def test_a_folder_is_removed_as_a_whole(store: BlobStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "inner").mkdir(parents=True)
+    for name in ("a", "inner/b"):
+        (source / name).write_bytes(name.encode())
+    store.put_folder("jobs/x/tuned", source)
+    store.write("jobs/x/other", b"stays")
+    store.local_folder("jobs/x/tuned")
+    for _ in range(2):
+        store.remove_folder("jobs/x/tuned")
+        assert not store.has_folder("jobs/x/tuned")
+        assert store.list("jobs") == ["jobs/x/other"]
+        with pytest.raises(FileNotFoundError):
+            store.local("jobs/x/tuned/a")
+
+
+def test_names_as_people_give_them_are_keys(store: BlobStore) -> None:
+    for number, key in enumerate(("jobs/train set (2).json", "jobs/übung, a+b=c.json")):
+        store.write(key, bytes([number]))
+        assert store.local(key).read_bytes() == bytes([number])
+        assert store.size(key) == 1
+    assert len(store.list("jobs")) == 2
+
+
 def test_a_file_is_replaced_as_a_whole(store: BlobStore) -> None:
     store.write("x", b"first and long")
     store.write("x", b"second")
@@ -52,7 +76,8 @@ def test_a_file_is_replaced_as_a_whole(store: BlobStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "/etc/passwd", "../x", "a/../b", "a//b", ".hidden", "a/.b", "a b"]
+    "key",
+    ["", "/etc/passwd", "../x", "a/../b", "a//b", ".hidden", "a/.b", "a*", "a?", "a\nb", "a#"],
 )
 def test_only_keys_are_taken(store: BlobStore, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):

@@ -13,6 +13,8 @@ import pytest
 from server.errors import CheckpointConflict, CheckpointNotFound
 from server.store.attempts import Attempt, Attempts
 from server.store.audit import Actor, AuditLog
+from server.store.blobs import BlobStore
+from server.store.checkpoint_fetch import tuned_folder
 from server.store.checkpoints import CheckpointStore
 from server.store.database import Database
 from server.store.deployments import Deployments
@@ -71,6 +73,19 @@ def test_what_nothing_needs_goes_with_its_files(
     again = store.stage(models / "second", base=ids["tiny"], parent=ids["tiny"])
     assert store.verify(again.id).state == "verified"
     assert (models / "tiny").is_dir()
+
+
+def test_the_copy_that_the_job_left_goes_as_well(
+    database: Database, models: Path, tmp_path: Path
+) -> None:
+    shared = BlobStore(tmp_path / "shared")
+    (tmp_path / "own").mkdir()
+    store = CheckpointStore(database, tmp_path / "own", store=shared)
+    tiny = store.register(models / "tiny").id
+    made = store.stage(models / "first", base=tiny, parent=tiny, job_id="ftjob-1").id
+    shared.put_folder(tuned_folder("ftjob-1"), models / "first")
+    store.delete(made, actor=ADMIN)
+    assert shared.list("jobs") == []
 
 
 def test_what_serves_or_stands_below_is_kept(store: CheckpointStore, ids: dict[str, str]) -> None:
