@@ -15,6 +15,7 @@ from server.app import create_app
 from server.config import ServerConfig
 from server.engine import Engine, Serving
 from tests.support.service import Body, Service
+from tests.support.tampered import Tampered
 
 CHAT = "/v1/chat/completions"
 LONG = 1800
@@ -63,28 +64,21 @@ def test_full_queue_answers_429_and_gone_clients_free_it(
     asyncio.run(scenario())
 
 
-class Broken:
-    """A real model that fails in one forward pass when it is told to."""
+def break_once(tampered: Tampered) -> None:
+    """Lets the next pass of the model fail."""
 
-    def __init__(self, mdlm: Mdlm) -> None:
-        self._mdlm = mdlm
-        self.fail_next = False
+    def fail() -> None:
+        tampered.hook = lambda: None
+        raise RuntimeError("CUDA error at 0x7f3a: what the user typed")
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._mdlm, name)
-
-    def logits(self, *args: Any) -> Any:
-        if self.fail_next:
-            self.fail_next = False
-            raise RuntimeError("CUDA error at 0x7f3a: what the user typed")
-        return self._mdlm.logits(*args)
+    tampered.hook = fail
 
 
 def test_failure_inside_a_generation_is_one_requests_500(
     mdlm: Mdlm, ask: Callable[..., Body], caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = Broken(mdlm)
-    serving = Serving(cast("Mdlm", broken), "tiny@sha256:000000000000", 0)
+    tampered = Tampered(mdlm)
+    serving = Serving(cast("Mdlm", tampered), "tiny@sha256:000000000000", 0)
     engine = Engine(lambda: serving, queue_size=1, deadline=60)
     app = create_app(engine, ServerConfig(insecure_no_auth=True), None)
 
@@ -99,7 +93,7 @@ def test_failure_inside_a_generation_is_one_requests_500(
             engine.start()
             await asyncio.wrap_future(engine.ready)
             assert (await client.get("/health/ready")).status_code == 200
-            broken.fail_next = True
+            break_once(tampered)
             failed = await client.post(CHAT, json=ask(), headers={"x-request-id": "broken-1"})
             assert failed.status_code == 500
             assert failed.json()["error"]["code"] == "generation_failed"
