@@ -113,6 +113,33 @@ def take_in(folder: Path, content: Content, store: Path, base: Path | None) -> P
     return place
 
 
+def base_name(content: Content) -> str:
+    """The name that a delta gives to the folder of its base.
+
+    Raises:
+        CheckpointError: If it names none.
+    """
+    name = content.delta.get("base") if content.delta else None
+    if not isinstance(name, str) or Path(name).name != name:
+        raise CheckpointError(f"{content.name}: delta.json must name its base folder.")
+    return name
+
+
+def check_base(content: Content, base: str, sha256: str) -> None:
+    """Checks that a delta was made on a base.
+
+    Args:
+        content: The delta.
+        base: Id of the base.
+        sha256: Its content hash.
+
+    Raises:
+        CheckpointError: If it was not.
+    """
+    if content.delta is None or content.delta.get("base_sha256") != sha256:
+        raise CheckpointError(f"{content.name}: it was not made on {base}.")
+
+
 def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
     """Checks that a folder holds exactly these files.
 

@@ -28,7 +28,14 @@ from server.errors import CheckpointConflict, CheckpointDamaged, CheckpointNotFo
 from server.store.audit import Actor, append_row
 from server.store.blobs import BlobDamaged, BlobStore
 from server.store.checkpoint_fetch import fetch, tuned_folder
-from server.store.checkpoint_files import Content, check_files, read_content, take_in
+from server.store.checkpoint_files import (
+    Content,
+    base_name,
+    check_base,
+    check_files,
+    read_content,
+    take_in,
+)
 from server.store.checkpoint_removal import refuse_if_needed, remove_files, sweep
 from server.store.checkpoint_tables import CheckpointRecord, State, checkpoints, slots
 from server.store.database import Database
@@ -68,8 +75,8 @@ class CheckpointStore:
         content = read_content(folder)
         base = None
         if content.delta is not None:
-            base = self.register(folder.resolve().parent / _base_name(content))
-            _check_base(content, base)
+            base = self.register(folder.resolve().parent / base_name(content))
+            check_base(content, base.id, base.sha256)
         return self._add(content, folder.resolve(), base, parent, None, {})
 
     def stage(
@@ -102,7 +109,7 @@ class CheckpointStore:
         record = None
         if base is not None:
             record = self.get(base)
-            _check_base(content, record)
+            check_base(content, record.id, record.sha256)
         if beside is None and record is not None:
             beside = record.path
         place = take_in(folder, content, self._folder, beside)
@@ -398,15 +405,3 @@ def _set_state(connection: Connection, checkpoint: str, state: State) -> None:
 
 def _as_actor(actor: Actor | str) -> Actor:
     return actor if isinstance(actor, Actor) else Actor(actor)
-
-
-def _base_name(content: Content) -> str:
-    name = content.delta.get("base") if content.delta else None
-    if not isinstance(name, str) or Path(name).name != name:
-        raise CheckpointError(f"{content.name}: delta.json must name its base folder.")
-    return name
-
-
-def _check_base(content: Content, base: CheckpointRecord) -> None:
-    if content.delta is None or content.delta.get("base_sha256") != base.sha256:
-        raise CheckpointError(f"{content.name}: it was not made on {base.id}.")
