@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from purifier import GenerationConfig, MaskingConfig
+from purifier import GenerationConfig, MaskingConfig, answer_inputs
 from purifier.defense.config import RankerName
+from purifier.denoise import FAST
 from purifier.mdlm.base import Mdlm
 from server.engine import Engine, Room, Serving
 from server.errors import ClientDisconnected, DeadlineExceeded, GenerationFailed, QueueFull
@@ -161,6 +162,7 @@ class Poisoned:
     def __init__(self, mdlm: Mdlm, length: int) -> None:
         self._mdlm = mdlm
         self._length = length
+        self.on = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mdlm, name)
@@ -168,7 +170,8 @@ class Poisoned:
     def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         found = self._mdlm.logits(embeds, positions, lengths)
         own = torch.full((len(embeds),), embeds.shape[1]) if lengths is None else lengths
-        found[own == self._length] = torch.nan
+        if self.on:
+            found[own == self._length] = torch.nan
         return found
 
 
@@ -194,6 +197,72 @@ def test_request_whose_predictions_are_no_numbers_fails_alone(mdlm: Mdlm) -> Non
     finally:
         engine.close(0)
     assert (engine.counters.completed, engine.counters.failed) == (3, 1)
+
+
+def test_request_that_fails_within_the_defence_of_another_fails_alone(
+    mdlm: Mdlm, picture: Image.Image
+) -> None:
+    serving = Serving(mdlm, "tiny@sha256:000000000000", 0)
+    bad = make_job(serving, generation=LONG)
+    poisoned = Poisoned(mdlm, bad.positions)
+    poisoned.on = False
+    serving = replace(serving, mdlm=cast("Mdlm", poisoned))
+    engine = Engine(lambda: serving, queue_size=4, deadline=60)
+    engine.start()
+    try:
+        engine.ready.result(SECONDS)
+        failing = submit(engine, bad)
+        wait_until(lambda: engine.counters.steps > 2)
+        heard: list[bool] = []
+        masking = MaskingConfig(ranker="leave-one-out", level="token")
+        asked = make_job(serving, picture, masking=masking)
+        newcomer = submit(engine, asked, lambda _: heard.append(failing.future.done()))
+        wait_until(lambda: newcomer.started is not None)
+        poisoned.on = True
+        assert newcomer.future.result(SECONDS).masked is not None
+        with pytest.raises(GenerationFailed):
+            failing.future.result(SECONDS)
+    finally:
+        engine.close(0)
+    assert heard[0]
+
+
+@pytest.mark.parametrize("name", ["warm", "random", "prefix", "dual", "guided"])
+def test_step_that_fails_is_made_again_one_by_one(
+    start: Start, serving: Serving, tampered: Tampered, name: str
+) -> None:
+    settings = {
+        "warm": GenerationConfig(gen_length=24, temperature=0.9, seed=4),
+        "random": GenerationConfig(gen_length=24, remasking="random", seed=4),
+        "prefix": FAST.adjusted(gen_length=24, block_length=8, prompt_interval=3),
+        "dual": FAST.adjusted(gen_length=24, block_length=8, cache="dual", temperature=0.9),
+        "guided": FAST.adjusted(gen_length=24, guidance_scale=1.0),
+    }
+    jobs = [
+        make_job(serving, question="What? " * number, generation=settings[name])
+        for number in range(1, 4)
+    ]
+    expected = [
+        answer_inputs(serving.mdlm, job.inputs, generation=job.generation).token_ids for job in jobs
+    ]
+    engine = start()
+    barrier = Barrier(tampered)
+    tickets = [submit(engine, job) for job in jobs]
+    barrier.wait_reached()
+    passes = failures = 0
+
+    def fail_now_and_then() -> None:
+        """Every fifth pass if others run; the four behind it make its step again one by one."""
+        nonlocal passes, failures
+        passes += 1
+        if passes % 5 == 0 and len(engine._batch) > 1:
+            failures += 1
+            raise RuntimeError("out of memory")
+
+    tampered.hook = fail_now_and_then
+    barrier.open()
+    assert [ticket.future.result(SECONDS).token_ids for ticket in tickets] == expected
+    assert failures > 1
 
 
 def test_listener_that_fails_ends_its_own_request_alone(start: Start, serving: Serving) -> None:
