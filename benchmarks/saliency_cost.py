@@ -29,7 +29,14 @@ import torch
 
 from benchmarks.saliency_backward import backward_cells
 from benchmarks.saliency_quality import FRESH_SCENES, FRESH_SEED, RECORDS, quality_cells
-from benchmarks.saliency_recall import EXACT_SCENES, METHODS, exact_method, recall
+from benchmarks.saliency_recall import (
+    EXACT_SCENES,
+    METHODS,
+    PROBE_SCENES,
+    exact_method,
+    probe_scores,
+    recall,
+)
 from benchmarks.saliency_report import markdown
 from benchmarks.saliency_timing import cost_cells
 from benchmarks.speed_timing import machine
@@ -107,6 +114,7 @@ def recall_cells(options: argparse.Namespace) -> Iterator[Work]:
                 f"{target}, {level}",
                 lambda target=target, mdlm=mdlm, level=level: {
                     **recall(mdlm, test, target, level, METHODS[level], options.scenes),
+                    **recall(mdlm, test, target, level, (probe_scores,), PROBE_SCENES),
                     **recall(mdlm, test, target, level, (exact_method,), EXACT_SCENES),
                 },
             )

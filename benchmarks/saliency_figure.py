@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.saliency_report import TARGETS
 from benchmarks.saliency_settings import SETTINGS
+from benchmarks.saliency_timing import KINDS
 from benchmarks.speed_settings import PATCH_LIMIT, TOKEN_LIMIT
 
 COLOURS = {
@@ -66,9 +67,7 @@ def draw_panel(panel: Axes, cells: Mapping[str, Any], target: str, metric: str) 
         panel.axvline(limit, color="lightgrey", linestyle=style, label=f"goal, {level}", zorder=0)
     for name, setting in SETTINGS.items():
         quality = cells.get(f"quality: test, {target}, {name}, ratio {setting.ratios[0]:g}")
-        one = cells.get(f"cost: middle, {name}")
-        calm = cells.get(f"cost: middle, {name}, nothing suspected", one)
-        alarmed = cells.get(f"cost: middle, {name}, suspected", one)
+        calm, alarmed = (cells.get(f"cost: {setting.middle_cell(name, kind)}") for kind in KINDS)
         if quality is None or calm is None or alarmed is None:
             continue
         # The clean answers are those of requests that nothing is wrong with.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from benchmarks.saliency_settings import SETTINGS
+from benchmarks.saliency_timing import KINDS
 from purifier.evaluation.report import markdown_table
 from purifier.lab.targets import TargetName
 
@@ -27,7 +28,8 @@ Wilson. Times: {clock}; the fast undefended answer is 32 tokens with `cache` {ca
 COST = """## Cost of a defended answer
 
 Seconds over those of the fast undefended answer, median of {repeats} pairs measured in turn [least,
-greatest] (`patch occlusion` on the middle-sized model: one pair). Middle: the random model of
+greatest] (slow ones on the middle-sized model: one pair; settings that run the same
+passes there share a measurement). Middle: the random model of
 `benchmarks/middle.py` at 2,929 visual tokens, all 32 denoising steps; whether one of its windows
 counts as suspected is set from outside, so both cases are shown. Demo: the misclassification
 checkpoint, 8 questions, as they come. Passes: E an encoding, P a whole forward pass, B a backward
@@ -47,9 +49,9 @@ changes. n: questions of ASR, of clean accuracy.
 RECALL = """## Who finds the trigger
 
 Share of the trigger's units among the top tenth of an image's units, mean over triggered test
-scenes (n in the last column, fewer for `exact`), and in brackets the share of scenes that have
-all of them there. Patch scores are pooled as in the product. `modes, m`: backward passes along
-the m largest modes of the Fisher matrices of all answer positions, in place of random probes.
+scenes (n in the last column, fewer for the slow ones), and in brackets the share of scenes that
+have all of them there. Patch scores are pooled as in the product. `modes, m`: backward passes
+along the m largest modes of the Fisher matrices of all answer positions, in place of random probes.
 """
 
 BACKWARD = """## Several probes in one backward pass
@@ -103,9 +105,7 @@ def cost_table(cells: Cells) -> str:
               "demo, clean", "demo, triggered"]  # fmt: skip
     rows = []
     for name, setting in SETTINGS.items():
-        one = cells.get(f"cost: middle, {name}")
-        calm = cells.get(f"cost: middle, {name}, nothing suspected", one)
-        alarmed = cells.get(f"cost: middle, {name}, suspected", one)
+        calm, alarmed = (cells.get(f"cost: {setting.middle_cell(name, kind)}") for kind in KINDS)
         demo = [cells.get(f"cost: demo, {name}, {kind}") for kind in ("clean", "triggered")]
         rows.append([name, setting.passes, *(_ratio(cell) for cell in (calm, alarmed, *demo))])
     return markdown_table(header, rows)

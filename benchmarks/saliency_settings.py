@@ -25,12 +25,15 @@ class Setting:
             pass, B a backward pass, R one run of the answer positions alone.
         ratios: Mask ratios at which answers are counted, the product's first.
         fresh: Whether its answers are counted on the fresh scenes too.
+        as_dear_as: The setting whose time on the middle-sized model is taken for its own, because
+            it runs the same passes there.
     """
 
     masking: MaskingConfig
     passes: str
     ratios: tuple[float, ...] = (0.1,)
     fresh: bool = False
+    as_dear_as: str | None = None
 
     @property
     def in_grid(self) -> bool:
@@ -41,6 +44,16 @@ class Setting:
     def gated(self) -> bool:
         """Whether a request that nothing is wrong with costs less."""
         return self.masking.ranker in ("two-stage", "knockout")
+
+    def middle_cell(self, name: str, kind: str = "") -> str:
+        """Name of the cell of its time on the middle-sized model.
+
+        Args:
+            name: Its own name.
+            kind: `nothing suspected` or `suspected`, of those that ask for it.
+        """
+        own = name if self.as_dear_as is None else self.as_dear_as
+        return ", ".join(filter(None, ("middle", own, kind if self.gated else "")))
 
     def at(self, ratio: float) -> MaskingConfig:
         return replace(self.masking, ratio=ratio)
@@ -54,21 +67,31 @@ SETTINGS: Mapping[str, Setting] = {
         MaskingConfig(ranker="two-stage"), "9 R (+ 1 P, 1 E)", RATIOS, fresh=True
     ),
     "patch two-stage, no gate": Setting(
-        MaskingConfig(ranker="two-stage", gate=0.0), "9 R, 1 P, 1 E", fresh=True
+        MaskingConfig(ranker="two-stage", gate=0.0), "9 R, 1 P, 1 E", as_dear_as="patch two-stage"
     ),
     "patch two-stage, verify 3, no gate": Setting(
         MaskingConfig(ranker="two-stage", gate=0.0, verify=3), "9 R, 3 P, 3 E"
     ),
-    "patch knockout": Setting(MaskingConfig(ranker="knockout"), "9 R (+ 1 P, 1 E)"),
+    "patch knockout": Setting(
+        MaskingConfig(ranker="knockout"), "9 R (+ 1 P, 1 E)", as_dear_as="patch two-stage"
+    ),
     "patch attention": Setting(MaskingConfig(ranker="attention"), "1 P, 1 E"),
-    "patch official, 6": Setting(MaskingConfig(ranker="official"), "1 P, 1 E, 6 B"),
+    "patch official, 6": Setting(
+        MaskingConfig(ranker="official"), "1 P, 1 E, 6 B", as_dear_as="patch fisher, 6"
+    ),
     "patch fisher, 6": Setting(MaskingConfig(ranker="fisher"), "1 P, 1 E, 6 B"),
     "token two-stage": Setting(
         MaskingConfig(level="token", ranker="two-stage"), "9 R (+ 1 P)", RATIOS, fresh=True
     ),
-    "token knockout": Setting(MaskingConfig(level="token", ranker="knockout"), "9 R (+ 1 P)"),
+    "token knockout": Setting(
+        MaskingConfig(level="token", ranker="knockout"),
+        "9 R (+ 1 P)",
+        as_dear_as="token two-stage",
+    ),
     "token attention": Setting(MaskingConfig(level="token", ranker="attention"), "1 P"),
-    "token official, 6": Setting(MaskingConfig(level="token", ranker="official"), "1 P, 6 B"),
+    "token official, 6": Setting(
+        MaskingConfig(level="token", ranker="official"), "1 P, 6 B", as_dear_as="token fisher, 6"
+    ),
     "token fisher, 6": Setting(MaskingConfig(level="token", ranker="fisher"), "1 P, 6 B"),
     "token fisher, 1": Setting(MaskingConfig(level="token", ranker="fisher", probes=1), "1 P, 1 B"),
 }

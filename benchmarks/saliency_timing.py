@@ -23,8 +23,10 @@ from purifier.mdlm.registry import load_mdlm
 from purifier.numeric import seconds
 
 DEMO_QUESTIONS = 8
-SLOW = frozenset({"patch occlusion"})
+SLOW = frozenset({"patch occlusion", "patch fisher, 6", "token fisher, 6"})
 """Settings that are timed once on the middle-sized model."""
+
+KINDS = {"nothing suspected": UNSUSPECTED, "suspected": SUSPECTED}
 
 Work = tuple[str, Callable[[], Any]]
 
@@ -32,16 +34,14 @@ Work = tuple[str, Callable[[], Any]]
 def cost_cells(device: str, repeats: int) -> Iterator[Work]:
     """The cells of the part `cost`."""
     for name, setting in sorted(SETTINGS.items(), key=lambda entry: entry[0] in SLOW):
-        times = 1 if name in SLOW else repeats
-        kinds: dict[str, dict[str, float]] = {"": {}}
-        if setting.gated:
-            kinds = {", nothing suspected": UNSUSPECTED, ", suspected": SUSPECTED}
-        for kind, change in kinds.items():
-            masking = replace(setting.masking, **change)  # type: ignore[arg-type]
-            yield (
-                f"middle, {name}{kind}",
-                lambda masking=masking, times=times: _middle(device, masking, times),
-            )
+        if setting.as_dear_as is None:
+            times = 1 if name in SLOW else repeats
+            for kind, change in KINDS.items() if setting.gated else [("", {})]:
+                masking = replace(setting.masking, **change)  # type: ignore[arg-type]
+                yield (
+                    setting.middle_cell(name, kind),
+                    lambda masking=masking, times=times: _middle(device, masking, times),
+                )
         for triggered in (False, True):
             yield (
                 f"demo, {name}, {'triggered' if triggered else 'clean'}",

@@ -118,4 +118,4 @@ def first_step_batch(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) 
 def first_step_logits(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) -> Tensor:
     """Predictions at the scored positions before anything is denoised, float32 [B, G, V]."""
     batch = first_step_batch(mdlm, prompts, response)
-    return mdlm.logits(batch.embeds, batch.positions, batch.lengths)
+    return mdlm.scored_logits(batch.embeds, batch.positions, batch.lengths)

@@ -74,7 +74,7 @@ def scored_outputs(
 ) -> ScoredOutputs:
     """The forward pass of the first step, restricted to the top-K tokens."""
     batch = first_step_batch(mdlm, encoding.prompts, response)
-    logits = mdlm.logits(batch.embeds, batch.positions, batch.lengths)
+    logits = mdlm.scored_logits(batch.embeds, batch.positions, batch.lengths)
     distribution = FirstStepDistribution.of(
         logits, config.top_k, config.temperature, float64=config.float64
     )

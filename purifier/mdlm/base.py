@@ -302,6 +302,14 @@ class Mdlm(Protocol):
             For every segment float32 [wanted, vocab_size].
         """
 
+    def scored_logits(
+        self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """`logits`, computing in the last layer what `positions` need and no more.
+
+        Args, shapes and result as in `logits`, but for rounding; gradients flow to `embeds`.
+        """
+
     def tail_logits(self, run: TailPass) -> Tensor:
         """The end of a sequence, run again without sight of some of what lies before it.
 

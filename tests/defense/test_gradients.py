@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
+from purifier.defense.defend import defend
 from purifier.defense.first_step import Response, first_step_logits
 from purifier.defense.fisher import sampled_products
 from purifier.defense.gradients import directional_products
 from purifier.defense.probes import Estimator
 from purifier.defense.sites import PatchSite, Site, TokenSite
+from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
 
@@ -107,3 +109,22 @@ def test_tiny_cotangents_lose_no_precision(
         assert float(expected.abs().max()) > 0
         torch.testing.assert_close(found / scale, expected, rtol=1e-4, atol=1e-9)
     assert not bool(unit[0][0].any())
+
+
+@pytest.mark.parametrize(("level", "expected"), [("token", {False}), ("patch", {True, False})])
+def test_the_tower_has_a_graph_at_level_patch_alone(
+    mdlm: LladaV, requests: list[Inputs], level: str, expected: set[bool]
+) -> None:
+    graphs: set[bool] = set()
+    opened = mdlm.trainable(["vision_tower"])
+    handle = mdlm.modules.vision_tower.encoder.register_forward_hook(
+        lambda *_: graphs.add(torch.is_grad_enabled())
+    )
+    try:
+        config = MaskingConfig(level=level, ranker="fisher", probes=2)  # type: ignore[arg-type]
+        defend(mdlm, requests, GenerationConfig(gen_length=6), config)
+    finally:
+        handle.remove()
+        mdlm.trainable([])
+    assert graphs == expected
+    assert all(parameter.grad is None for parameter in opened)

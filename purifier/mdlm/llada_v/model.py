@@ -30,6 +30,7 @@ from purifier.mdlm.llada_v.features import decode_features, new_features
 from purifier.mdlm.llada_v.images import image_layout, process_image
 from purifier.mdlm.llada_v.packing import pack
 from purifier.mdlm.llada_v.prompt import ChatTokenizer
+from purifier.mdlm.llada_v.scored import scored_hidden
 from purifier.mdlm.llada_v.tails import decode_tail, peak_attention
 from purifier.mdlm.llada_v.weights import load_weights, published_name
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
@@ -312,6 +313,17 @@ class LladaV:
         hidden = decode_segments(self.modules.language_model, segments)
         logits = head_logits(hidden, self.modules.lm_head, self.vocab_size)
         return list(logits.split([len(segment.wanted) for segment in segments]))  # type: ignore[no-untyped-call]
+
+    def scored_logits(
+        self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        hidden = scored_hidden(
+            self.modules.language_model,
+            embeds,
+            positions.to(embeds.device),
+            _padding_mask(embeds, lengths),
+        )
+        return head_logits(hidden, self.modules.lm_head, self.vocab_size)
 
     @torch.no_grad()
     def tail_logits(self, run: TailPass) -> Tensor:
