@@ -78,7 +78,8 @@ def tune(
 
     Returns:
         `{name, loss, trained_tokens}`: the checkpoint's name, [step, loss] of the training, and
-        the answer tokens it was trained on, over all epochs.
+        the answer tokens it was trained on, over all epochs, or None where an older version of
+        the service trained it.
 
     Raises:
         TuningFailed: If the training failed.
@@ -118,7 +119,7 @@ def tune(
     facts = {
         "name": job.result_name,
         "loss": _losses(told),
-        "trained_tokens": metrics["trained_tokens"],
+        "trained_tokens": metrics.get("trained_tokens"),
     }
     store.put_folder(job.tuned, spec.output, facts)
     shutil.rmtree(work)

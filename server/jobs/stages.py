@@ -146,7 +146,7 @@ class Stages:
             grace=self.equipment.grace,
             start=self.launch,
         )
-        if "trained_tokens" in facts:
+        if facts.get("trained_tokens") is not None:
             self.attempts.tuned(attempt, facts["trained_tokens"])
         return {}
 
