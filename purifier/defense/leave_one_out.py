@@ -150,6 +150,7 @@ def bounded(
     mdlm: Mdlm,
     response: Response,
     rows: int,
+    positions: int | None = None,
 ) -> Iterator[Sequence[Item]]:
     """Consecutive groups of items whose padded forward pass takes bounded memory.
 
@@ -159,14 +160,16 @@ def bounded(
         mdlm: The model.
         response: The response behind the prompts.
         rows: Sequences in one group at most.
+        positions: Positions of one group at most, padding included; `POSITIONS_AT_ONCE` by default.
     """
+    positions = POSITIONS_AT_ONCE if positions is None else positions
     rows = max(1, min(rows, VALUES_AT_ONCE // (response.scored * mdlm.vocab_size)))
     tail = response.length + len(response.suffix)
     group: list[Item] = []
     longest = 0
     for item in items:
         longer = max(longest, length(item) + tail)
-        if group and (len(group) == rows or longer * (len(group) + 1) > POSITIONS_AT_ONCE):
+        if group and (len(group) == rows or longer * (len(group) + 1) > positions):
             yield group
             group, longer = [], length(item) + tail
         group.append(item)

@@ -34,6 +34,9 @@ from purifier.numeric import wide
 UNVERIFIED = 1e-3
 """Nats that a window without an exact score stays below; the cheap looks give the order there."""
 
+STORED_AT_ONCE = 2**13
+"""Positions whose keys and values the trials of one pass hold; bounds memory."""
+
 
 @dataclass
 class Suspects:
@@ -188,6 +191,7 @@ def verify(
         mdlm=site.mdlm,
         response=response,
         rows=len(jobs),
+        positions=STORED_AT_ONCE,
     ):
         check()
         regions = [masks(own, config.ratio)[window] for own, window in group]

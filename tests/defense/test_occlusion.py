@@ -179,3 +179,28 @@ def test_a_threshold_above_every_score_leaves_the_prompt_alone(
         assert torch.equal(found.prompt.embeds, plain.embeds)
         assert torch.equal(found.prompt.visual, plain.visual)
         assert found.prompt.spans == plain.spans
+
+
+@given(
+    st.lists(st.integers(1, 60), max_size=20),
+    st.integers(1, 6),
+    st.integers(1, 300),
+)
+def test_passes_are_bounded_and_keep_the_order(
+    mdlm: LladaV, lengths: list[int], rows: int, positions: int
+) -> None:
+    found = list(
+        leave_one_out.bounded(
+            lengths,
+            lambda length: length,
+            mdlm=mdlm,
+            response=RESPONSE,
+            rows=rows,
+            positions=positions,
+        )
+    )
+    assert [length for group in found for length in group] == lengths
+    for group in found:
+        padded = len(group) * (max(group) + RESPONSE.length)
+        assert 1 <= len(group) <= rows
+        assert len(group) == 1 or padded <= positions

@@ -203,7 +203,7 @@ def test_trials_take_bounded_passes(
     expected = scores(mdlm, requests, config)
     passes.clear()
     longest = max(request.length for request in requests) + RESPONSE.length
-    monkeypatch.setattr("purifier.defense.leave_one_out.POSITIONS_AT_ONCE", 2 * longest)
+    monkeypatch.setattr(two_stage, "STORED_AT_ONCE", 2 * longest)
     found = scores(mdlm, requests, config)
     assert sum(passes) == 3 + 12
     assert max(passes[1:]) <= 4
