@@ -30,11 +30,15 @@ from benchmarks.load_arrivals import End, Shot, capacity, fire, poisson
 from benchmarks.load_questions import LENGTHS, load_questions
 from benchmarks.load_report import markdown
 from benchmarks.load_truth import Promise, promise
-from benchmarks.served import Served, Watch, look, served, versions
+from benchmarks.served import Served, Watch, look, served
+from benchmarks.speed_timing import machine
 from purifier.evaluation.intervals import wilson
 
 REPEATED = 0.1
 """Share of refused requests that come again."""
+
+LEAST_ARRIVALS = 3
+"""Requests of a level, in those that a full server holds: enough to fill it."""
 
 BOUND_SLACK = 1.5
 """Latency over the bound that still holds: the mix of lengths varies, and so does the machine."""
@@ -49,10 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = parse(arguments)
     shown = sys.argv[1:] if arguments is None else arguments
-    facts = versions()
     with served(server_options(options)) as server:
         result = asyncio.run(run(server, options))
-    result |= {"command": " ".join(["python -m benchmarks.load", *shown]), "machine": facts}
+    result |= {
+        "command": " ".join(["python -m benchmarks.load", *shown]),
+        "machine": machine(options.device),
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "load.json").write_text(json.dumps(result, indent=1) + "\n")
     (options.out / "load.md").write_text(markdown(result))
@@ -66,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="a checkpoint folder (the demo)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--factors", type=float, nargs="+", default=[1.0, 2.0, 4.0])
-    parser.add_argument("--seconds", type=float, default=90.0, help="of every level")
+    parser.add_argument("--seconds", type=float, default=90.0, help="of a level, at least")
     parser.add_argument("--rounds", type=int, default=20, help="bursts that try Retry-After")
     parser.add_argument("--queue-size", type=int, default=8)
     parser.add_argument("--max-batch", type=int, default=8)
@@ -89,7 +95,12 @@ async def run(server: Served, options: argparse.Namespace) -> dict[str, Any]:
     async with server.client() as client:
         clients = 2 * options.max_batch
         rate = await capacity(client, bodies, clients=clients, seconds=options.seconds)
+        promises = [
+            await promise(server, client, bodies, options.queue_size, options.max_batch)
+            for _ in range(options.rounds)
+        ]
         await server.until_idle(client)
+        # The queue has been full before, so that what a full house needs is there already.
         before = await look(server)
         bound = places / rate
         async with Watch(server) as watch:
@@ -97,9 +108,6 @@ async def run(server: Served, options: argparse.Namespace) -> dict[str, Any]:
                 await level(server, client, bodies, factor, rate, options)
                 for factor in options.factors
             ]
-        promises = [
-            await promise(server, client, bodies, options.queue_size) for _ in range(options.rounds)
-        ]
         idle_after = await server.until_idle(client)
         status = await server.status(client)
     await asyncio.sleep(_SETTLED)
@@ -117,7 +125,7 @@ async def run(server: Served, options: argparse.Namespace) -> dict[str, Any]:
             "factors": options.factors,
             "seconds": options.seconds,
             "seed": options.seed,
-            "server": [word for word in server.options if word != "--model"],
+            "server": list(server.options),
             "places": places,
             "questions": f"pictures of the demo's test set, defended by default, "
             f"{' or '.join(map(str, LENGTHS))} tokens at random",
@@ -145,7 +153,8 @@ async def level(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """One level of load, from idle to idle."""
-    due = poisson(factor * rate, options.seconds, options.seed)
+    least = LEAST_ARRIVALS * (options.queue_size + options.max_batch) / (factor * rate)
+    due = poisson(factor * rate, max(options.seconds, least), options.seed)
     shots = await fire(client, bodies, due, repeated=REPEATED, seed=options.seed)
     await server.until_idle(client)
     told = {"factor": factor, "offered_per_second": factor * rate, **level_figures(shots)}

@@ -16,6 +16,8 @@ from benchmarks.served import CHAT
 End = Literal["answered", "refused", "failed", "broken", "hung"]
 """200; 429; another status; no answer at all; no end within the client's patience."""
 
+_AGAIN = 0.5
+
 
 @dataclass
 class Shot:
@@ -117,22 +119,32 @@ async def capacity(
 ) -> float:
     """Answers a second with so many clients that each ask anew once they are answered.
 
-    The first fifth of the time is not counted: the batch has to fill.
+    The first answers, as many as there are clients, are not counted: the batch has to fill. Who
+    finds the queue full asks again a little later.
+
+    Args:
+        client: Asks.
+        bodies: What is asked.
+        clients: How many ask at a time.
+        seconds: For how long, or longer until there are answers enough.
 
     Raises:
-        RuntimeError: If a request is not answered.
+        RuntimeError: If a request fails.
     """
-    start = time.monotonic()
-    from_, to = start + seconds / 5, start + seconds
+    until = time.monotonic() + seconds
     ends: list[float] = []
 
     async def ask() -> None:
-        while time.monotonic() < to:
+        while time.monotonic() < until or len(ends) < 3 * clients:
             end, _ = await send(client, next(bodies))
-            if end != "answered":
+            if end == "answered":
+                ends.append(time.monotonic())
+            elif end == "refused":
+                await asyncio.sleep(_AGAIN)
+            else:
                 raise RuntimeError(f"A request was {end} while the capacity was measured.")
-            ends.append(time.monotonic())
 
     await asyncio.gather(*(ask() for _ in range(clients)))
-    counted = sum(from_ <= end <= to for end in ends)
-    return counted / (to - from_)
+    # The last ones were answered by a batch that was no longer full.
+    counted = ends[clients - 1 : len(ends) - clients + 1]
+    return (len(counted) - 1) / (counted[-1] - counted[0])

@@ -78,10 +78,10 @@ def truth_lines(truth: Mapping[str, Any]) -> str:
     """What was promised, and what came of it."""
     if not truth["promises"]:
         return "Not measured.\n"
-    early = truth["promised_minus_free_seconds"]
+    early, kept = truth["promised_minus_free_seconds"], truth["admitted"]
     return (
-        f"A burst fills the idle server's queue; who is refused waits as long as it says and asks "
-        f"again, nobody else asking: {percent(truth['admitted'])}% of {truth['admitted']['n']} "
+        f"The queue of an idle server is filled; who is refused then waits as long as it says and "
+        f"asks again, nobody else asking: {percent(kept)}% of {kept['n']} "
         f"are admitted. A place was free {_seconds(truth['free_after']['median'])} s after the "
         f"refusal (median; {_seconds(truth['free_after']['low'])} to "
         f"{_seconds(truth['free_after']['high'])}); promised was {_seconds(early['median'])} s "

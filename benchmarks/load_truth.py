@@ -13,6 +13,8 @@ from benchmarks.load_arrivals import End, send
 from benchmarks.served import Served
 
 _TRIES = 5
+_MORE = 4
+_AGAIN = 0.2
 _PATIENCE = 120.0
 
 
@@ -32,32 +34,40 @@ class Promise:
 
 
 async def promise(
-    server: Served, client: httpx.AsyncClient, bodies: Iterator[bytes], size: int
+    server: Served, client: httpx.AsyncClient, bodies: Iterator[bytes], size: int, batch: int
 ) -> Promise:
-    """Fills the queue with a burst, asks once more, waits as long as the refusal says, asks again.
+    """Fills the queue, asks once more, waits as long as the refusal says, and asks again.
 
-    The rest of the burst goes away in the end, so the next one finds an idle server.
+    Those who fill it go away in the end, so the next one finds an idle server.
 
     Args:
         server: Is asked.
         client: Asks.
         bodies: What is asked.
         size: Places of the queue.
+        batch: Requests that run beside it.
 
     Raises:
         RuntimeError: If a place was free whenever it was asked.
     """
     for _ in range(_TRIES):
-        burst = [asyncio.create_task(send(client, next(bodies))) for _ in range(3 * size)]
+        full = asyncio.Event()
+
+        async def fill(body: bytes, full: asyncio.Event) -> None:
+            while (await send(client, body))[0] == "refused" and not full.is_set():
+                await asyncio.sleep(_AGAIN)
+
+        tasks = [asyncio.create_task(fill(next(bodies), full)) for _ in range(size + batch + _MORE)]
         try:
             await _until(server, client, lambda waiting: waiting >= size)
             end, response = await send(client, next(bodies))
+            full.set()
             if end == "refused" and response is not None:
                 return await _kept(server, client, next(bodies), size, response)
         finally:
-            for task in burst:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*burst, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await server.until_idle(client)
     raise RuntimeError("The queue was never full when it was asked.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import subprocess
 import sys
@@ -176,15 +175,6 @@ async def look(server: Served, times: int = 5, every: float = 0.1) -> dict[str, 
         seen.append(server.usage())
         await asyncio.sleep(every)
     return idle_usage(seen)
-
-
-def versions() -> dict[str, Any]:
-    """The machine and the versions, without loading a model package in this process."""
-    words = "import json; from benchmarks.speed_timing import machine; "
-    words += "print(json.dumps(machine('cpu')))"
-    told = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
-    facts: dict[str, Any] = json.loads(told.stdout)
-    return facts
 
 
 def as_dicts(usages: Sequence[Usage]) -> list[dict[str, float]]:

@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 
 from benchmarks.load_questions import Question, soak_questions
-from benchmarks.served import Served, Usage, Watch, as_dicts, look, served, versions
+from benchmarks.served import Served, Usage, Watch, as_dicts, look, served
 from benchmarks.soak_actors import (
     Ledger,
     Stage,
@@ -41,6 +41,7 @@ from benchmarks.soak_actors import (
     vandal,
 )
 from benchmarks.soak_report import markdown
+from benchmarks.speed_timing import machine
 
 CHECKPOINTS = ("insertion", "base")
 OPTIONS = ("--demo", "--device", "cpu", "--no-worker")
@@ -59,10 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = parse(arguments)
     shown = sys.argv[1:] if arguments is None else arguments
-    facts = versions()
     with served(OPTIONS) as server:
         result = asyncio.run(run(server, options))
-    result |= {"command": " ".join(["python -m benchmarks.soak", *shown]), "machine": facts}
+    result |= {
+        "command": " ".join(["python -m benchmarks.soak", *shown]),
+        "machine": machine("cpu"),
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
     (options.out / "soak.md").write_text(markdown(result))
@@ -75,6 +78,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--questions", type=int, default=32)
+    parser.add_argument("--crowd", type=int, default=48, help="requests that come at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     return parser.parse_args(arguments)
@@ -88,7 +92,7 @@ async def run(server: Served, options: argparse.Namespace) -> dict[str, Any]:
     before = await look(server)
     ledger = Ledger()
     until = time.monotonic() + options.seconds
-    stage = Stage(server, questions, expected, ledger, until, options.seed)
+    stage = Stage(server, questions, expected, ledger, until, options.seed, options.crowd)
     async with Watch(server, every=1.0) as watch:
         await asyncio.gather(*(guarded(stage, name, actor) for name, actor in cast(stage)))
     async with server.client() as client:
@@ -103,6 +107,7 @@ async def run(server: Served, options: argparse.Namespace) -> dict[str, Any]:
             "server": list(server.options),
             "askers": ASKERS,
             "leavers": LEAVERS,
+            "crowd": options.crowd,
         },
         "counts": dict(ledger.counts),
         "answered_by": dict(ledger.answered_by),

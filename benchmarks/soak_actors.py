@@ -18,7 +18,6 @@ from benchmarks.served import CHAT, Served
 
 MOST_FAULTS = 50
 _LEAVES_WITHIN = 2.0
-_CROWD = 48
 _BETWEEN_CROWDS = 15.0
 _BETWEEN_SWAPS = 4.0
 _BETWEEN_NONSENSE = 0.7
@@ -70,6 +69,7 @@ class Stage:
         ledger: Where it is written down.
         until: Monotonic seconds of the end.
         seed: Of all choices; every actor has its own stream.
+        crowd: Requests that come at once, now and then.
     """
 
     server: Served
@@ -78,6 +78,7 @@ class Stage:
     ledger: Ledger
     until: float
     seed: int
+    crowd: int
 
     @property
     def on(self) -> bool:
@@ -200,10 +201,10 @@ async def crowd(stage: Stage) -> None:
         stage.check(number, told)
 
     while stage.on:
-        await stage.pause(_BETWEEN_CROWDS / 3)
+        await stage.pause(_BETWEEN_CROWDS / 5)
         async with stage.server.client() as client:
-            numbers = choices.integers(len(stage.questions), size=_CROWD)
-            patience = choices.exponential(_LEAVES_WITHIN, size=_CROWD)
+            numbers = choices.integers(len(stage.questions), size=stage.crowd)
+            patience = choices.exponential(_LEAVES_WITHIN, size=stage.crowd)
             await asyncio.gather(
                 *(
                     one(client, int(number), float(patience[at]) if at % 2 else None)

@@ -25,8 +25,9 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{facts['transformers']}; load average at the start {facts['load']}. Seed "
         f"{settings['seed']}. Server: `disp serve {' '.join(settings['server'])}`.\n",
         f"For {settings['seconds']:g} s {settings['askers']} clients ask, {settings['leavers']} "
-        "more leave before the end, crowds of 48 ask at once and half of them leave, one sends "
-        "what must be refused, one swaps checkpoints, one reads the metrics. The "
+        f"more leave before the end, crowds of {settings['crowd']} ask at once and half "
+        "of them leave, one sends what must be refused, one swaps checkpoints, one reads the "
+        "metrics. The "
         f"{settings['questions']} questions mix lengths, levels, rankers, ratios, caches, guidance "
         f"and temperature; {result['distinct']} of them are answered differently by the two "
         "checkpoints. Every answer was compared with that of the checkpoint it names, which an "
