@@ -89,7 +89,7 @@ def bad_bodies() -> dict[str, bytes]:
         "address": "http://127.0.0.1:1/picture.png",
         "tiny image": _url(_encoded(Image.new("RGB", (2, 2)))),
         "long image": _url(_encoded(Image.new("L", (4000, 8)))),
-        "bomb": _url(_encoded(Image.new("1", (15_000, 15_000)))),
+        "bomb": _url(_encoded(Image.new("1", (6_000, 6_000)))),
     }
     bodies = {name: _asking(url) for name, url in urls.items()}
     bodies["no JSON"] = b'{"messages": ['

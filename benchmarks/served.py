@@ -73,6 +73,7 @@ class Served:
             timeout=PATIENCE,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
             trust_env=False,
+            verify=False,  # plain HTTP; certificates would be read for every client
         )
 
     def usage(self) -> Usage:

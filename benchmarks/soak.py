@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.load_questions import Question, soak_questions
+from benchmarks.load_questions import Question, bad_bodies, soak_questions
 from benchmarks.served import Served, Usage, Watch, as_dicts, look, served
 from benchmarks.soak_actors import (
     Ledger,
@@ -86,13 +86,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 async def run(server: Served, options: argparse.Namespace) -> dict[str, Any]:
     """Prepares, lets everybody loose, and looks at what is left."""
-    questions = soak_questions(options.questions)
+    questions, nonsense = soak_questions(options.questions), bad_bodies()
     async with server.client() as client:
         expected = await references(client, questions)
     before = await look(server)
     ledger = Ledger()
     until = time.monotonic() + options.seconds
-    stage = Stage(server, questions, expected, ledger, until, options.seed, options.crowd)
+    stage = Stage(server, questions, nonsense, expected, ledger, until, options.seed, options.crowd)
     async with Watch(server, every=1.0) as watch:
         await asyncio.gather(*(guarded(stage, name, actor) for name, actor in cast(stage)))
     async with server.client() as client:

@@ -6,14 +6,14 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import numpy as np
 
-from benchmarks.load_questions import Question, bad_bodies
+from benchmarks.load_questions import Question
 from benchmarks.served import CHAT, Served
 
 MOST_FAULTS = 50
@@ -65,6 +65,7 @@ class Stage:
     Attributes:
         server: Is asked.
         questions: What may be asked.
+        nonsense: What must be refused, by what is wrong with it.
         expected: Checkpoint -> the answers to the questions, as an idle server gave them.
         ledger: Where it is written down.
         until: Monotonic seconds of the end.
@@ -74,15 +75,18 @@ class Stage:
 
     server: Served
     questions: Sequence[Question]
+    nonsense: Mapping[str, bytes]
     expected: Mapping[str, Sequence[Told]]
     ledger: Ledger
     until: float
     seed: int
     crowd: int
 
-    @property
-    def on(self) -> bool:
-        return time.monotonic() < self.until
+    def turns(self) -> Iterator[None]:
+        """An actor's turns: one in any case, then until the time is over."""
+        yield
+        while time.monotonic() < self.until:
+            yield
 
     def choices(self, *actor: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *actor])
@@ -151,7 +155,7 @@ async def asker(stage: Stage, actor: int) -> None:
     """Asks one question after another, every other one as a stream; waits where it is told to."""
     choices = stage.choices(0, actor)
     async with stage.server.client() as client:
-        while stage.on:
+        for _ in stage.turns():
             number, stream = int(choices.integers(len(stage.questions))), bool(choices.integers(2))
             told = await ask(client, stage.questions[number], stream=stream)
             if isinstance(told, int):
@@ -165,7 +169,7 @@ async def asker(stage: Stage, actor: int) -> None:
 async def leaver(stage: Stage, actor: int) -> None:
     """Asks and goes away without waiting for the end, queued, begun or in mid-stream."""
     choices = stage.choices(1, actor)
-    while stage.on:
+    for _ in stage.turns():
         number, stream = int(choices.integers(len(stage.questions))), bool(choices.integers(2))
         patience = float(choices.exponential(_LEAVES_WITHIN))
         async with stage.server.client() as client:
@@ -200,7 +204,7 @@ async def crowd(stage: Stage) -> None:
         stage.ledger.counts["answered"] += 1
         stage.check(number, told)
 
-    while stage.on:
+    for _ in stage.turns():
         await stage.pause(_BETWEEN_CROWDS / 5)
         async with stage.server.client() as client:
             numbers = choices.integers(len(stage.questions), size=stage.crowd)
@@ -217,9 +221,9 @@ async def crowd(stage: Stage) -> None:
 
 async def vandal(stage: Stage) -> None:
     """Sends what must be refused, and looks that it is."""
-    choices, bodies = stage.choices(3), bad_bodies()
+    choices, bodies = stage.choices(3), stage.nonsense
     async with stage.server.client() as client:
-        while stage.on:
+        for _ in stage.turns():
             name = str(choices.choice(list(bodies)))
             response = await client.post(CHAT, content=bodies[name])
             if response.status_code == 429:
@@ -237,7 +241,7 @@ async def swapper(stage: Stage) -> None:
     ids = list(stage.expected)
     async with stage.server.client() as client:
         at = 0
-        while stage.on:
+        for _ in stage.turns():
             await stage.pause(float(choices.exponential(_BETWEEN_SWAPS)))
             kind = int(choices.integers(4))
             if kind == 0:
@@ -261,7 +265,7 @@ async def swapper(stage: Stage) -> None:
 async def reader(stage: Stage) -> None:
     """Reads the metrics, as a collector does."""
     async with stage.server.client() as client:
-        while stage.on:
+        for _ in stage.turns():
             told: httpx.Response = await client.get("/metrics")
             if told.status_code != 200 or "disp_requests_running" not in told.text:
                 raise Fault(f"/metrics: {told.status_code}")
