@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from pathlib import Path
 
 from purifier.errors import CheckpointError
-from server.store.blobs import BlobStore
+from server.errors import CheckpointDamaged
+from server.store.blobs import BlobDamaged, BlobStore
 from server.store.checkpoint_files import read_content, take_in
 from server.store.checkpoint_tables import CheckpointRecord
+
+_log = logging.getLogger("disp.checkpoints")
 
 
 def tuned_folder(job_id: str) -> str:
@@ -27,9 +31,19 @@ def fetch(store: BlobStore, record: CheckpointRecord, folder: Path, beside: Path
         beside: A delta's base on this machine.
 
     Raises:
-        FileNotFoundError: If the shared store does not have it.
-        BlobDamaged, CheckpointError: If it is not what was staged, or does not fit its base.
+        CheckpointDamaged: If the shared store does not have it as it was staged, or it does not
+            fit its base.
     """
+    try:
+        _copy(store, record, folder, beside)
+    except (CheckpointError, BlobDamaged, FileNotFoundError) as error:
+        _log.warning("%s could not be brought from the shared store: %s", record.id, error)
+        raise CheckpointDamaged(
+            f"{record.id} is not on this machine, and not whole in the shared store."
+        ) from None
+
+
+def _copy(store: BlobStore, record: CheckpointRecord, folder: Path, beside: Path | None) -> None:
     source = store.local_folder(tuned_folder(str(record.job_id)))
     # The manifest of the shared store is no part of the checkpoint.
     incoming = folder / f".incoming-{uuid.uuid4().hex}"

@@ -14,7 +14,6 @@ that is stands in one row, so a transaction moves it whole or not at all.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from purifier.errors import CheckpointError
 from server.errors import CheckpointConflict, CheckpointDamaged, CheckpointNotFound, GateFailed
 from server.store.audit import Actor, append_row
-from server.store.blobs import BlobDamaged, BlobStore
+from server.store.blobs import BlobStore
 from server.store.checkpoint_fetch import fetch, tuned_folder
 from server.store.checkpoint_files import (
     Content,
@@ -39,8 +38,6 @@ from server.store.checkpoint_files import (
 from server.store.checkpoint_removal import refuse_if_needed, remove_files, sweep
 from server.store.checkpoint_tables import CheckpointRecord, State, checkpoints, slots
 from server.store.database import Database
-
-_log = logging.getLogger("disp.checkpoints")
 
 
 class CheckpointStore:
@@ -176,13 +173,7 @@ class CheckpointStore:
             return record
         if record.base is not None and beside is None:
             beside = self.bring(record.base).path
-        try:
-            fetch(self._store, record, self._folder, beside)
-        except (CheckpointError, BlobDamaged, FileNotFoundError) as error:
-            _log.warning("%s could not be brought from the shared store: %s", record.id, error)
-            raise CheckpointDamaged(
-                f"{record.id} is not on this machine, and not whole in the shared store."
-            ) from None
+        fetch(self._store, record, self._folder, beside)
         return record
 
     def delete(self, checkpoint: str, *, actor: Actor | str) -> None:
