@@ -103,7 +103,7 @@ METHODS: Mapping[Level, tuple[Method, ...]] = {
         ranker_scores("knockout"),
         ranker_scores("knockout", shortlist=25),
         ranker_scores("two-stage"),
-        ranker_scores("two-stage", gate=0.0),
+        ranker_scores("two-stage", verify=2),
         *((ranker_scores("occlusion"),) if level == "patch" else ()),
     )
     for level in ("token", "patch")

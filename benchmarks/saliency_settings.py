@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from purifier.defense.config import MaskingConfig
 
-SUSPECTED = {"gate": 0.0, "threshold": 0.0011}
+SUSPECTED = {"gate": 1e-9, "threshold": 0.0011}
 """Settings under which a random model's picture counts as suspected, whatever it says: above the
 scores that unverified windows have."""
 
@@ -38,12 +38,13 @@ class Setting:
     @property
     def in_grid(self) -> bool:
         """Whether `docs/results/defense_grid.json` has its answers on the same records."""
-        return not self.gated and self.masking.probes == MaskingConfig().probes
+        known = self.masking.ranker not in ("two-stage", "knockout")
+        return known and self.masking.probes == MaskingConfig().probes
 
     @property
     def gated(self) -> bool:
         """Whether a request that nothing is wrong with costs less."""
-        return self.masking.ranker in ("two-stage", "knockout")
+        return self.masking.gate > 0 or self.masking.ranker == "knockout"
 
     def middle_cell(self, name: str, kind: str = "") -> str:
         """Name of the cell of its time on the middle-sized model.
@@ -64,16 +65,16 @@ RATIOS = (0.1, 0.05, 0.2)
 SETTINGS: Mapping[str, Setting] = {
     "patch occlusion": Setting(MaskingConfig(ranker="occlusion"), "26 P, 26 E"),
     "patch two-stage": Setting(
-        MaskingConfig(ranker="two-stage"), "9 R (+ 1 P, 1 E)", RATIOS, fresh=True
+        MaskingConfig(ranker="two-stage"), "1 R, 1 P, 1 E", RATIOS, fresh=True
     ),
-    "patch two-stage, no gate": Setting(
-        MaskingConfig(ranker="two-stage", gate=0.0), "9 R, 1 P, 1 E", as_dear_as="patch two-stage"
+    "patch two-stage, verify 2": Setting(
+        MaskingConfig(ranker="two-stage", verify=2), "9 R, 2 P, 2 E", fresh=True
     ),
-    "patch two-stage, verify 3, no gate": Setting(
-        MaskingConfig(ranker="two-stage", gate=0.0, verify=3), "9 R, 3 P, 3 E"
+    "patch two-stage, gate 1": Setting(
+        MaskingConfig(ranker="two-stage", gate=1.0), "9 R (+ 1 P, 1 E)", fresh=True
     ),
     "patch knockout": Setting(
-        MaskingConfig(ranker="knockout"), "9 R (+ 1 P, 1 E)", as_dear_as="patch two-stage"
+        MaskingConfig(ranker="knockout"), "9 R (+ 1 P, 1 E)", as_dear_as="patch two-stage, gate 1"
     ),
     "patch attention": Setting(MaskingConfig(ranker="attention"), "1 P, 1 E"),
     "patch official, 6": Setting(
@@ -81,12 +82,15 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "patch fisher, 6": Setting(MaskingConfig(ranker="fisher"), "1 P, 1 E, 6 B"),
     "token two-stage": Setting(
-        MaskingConfig(level="token", ranker="two-stage"), "9 R (+ 1 P)", RATIOS, fresh=True
+        MaskingConfig(level="token", ranker="two-stage"), "1 R, 1 P", RATIOS, fresh=True
+    ),
+    "token two-stage, gate 1": Setting(
+        MaskingConfig(level="token", ranker="two-stage", gate=1.0), "9 R (+ 1 P)"
     ),
     "token knockout": Setting(
         MaskingConfig(level="token", ranker="knockout"),
         "9 R (+ 1 P)",
-        as_dear_as="token two-stage",
+        as_dear_as="token two-stage, gate 1",
     ),
     "token attention": Setting(MaskingConfig(level="token", ranker="attention"), "1 P"),
     "token official, 6": Setting(

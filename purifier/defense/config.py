@@ -27,18 +27,22 @@ N_WINDOWS = 25
 
 PATCH_RANKERS: frozenset[RankerName] = frozenset({"occlusion"})
 """Rankers that work at level `patch` alone."""
-PATCH_RANKER: RankerName = "occlusion"
+PATCH_RANKER: RankerName = "two-stage"
 """What ranks at level `patch` where nobody chose a ranker."""
 
 OCCLUSION_THRESHOLD = 5.0
 """Nats at one answer position below which a window is not masked: hiding it must make a token
 150 times less likely. Chosen on the demo model; see docs/defence.md."""
 
+TWO_STAGE_THRESHOLD = 4.0
+"""The same of `two-stage`, which tries the most suspect window alone: of clean images fewer windows
+are tried, so a lower threshold masks as few of them. Chosen on the demo model."""
+
 TOKEN_THRESHOLD = 2.0
 """The same where the window is hidden behind the encoder, by masks or from sight: other visual
 tokens have seen it, and the change is smaller. Chosen on the demo model."""
 
-TOKEN_RANKER: RankerName = "fisher"
+TOKEN_RANKER: RankerName = "two-stage"
 """What ranks at level `token` where the ranker is one of `PATCH_RANKERS` and nobody chose it."""
 
 
@@ -52,8 +56,8 @@ class MaskingConfig:
             paper's place).
         ratio: Mask ratio: the fraction of each image's visual tokens (`token`) or of its plane
             (`patch`) that is masked.
-        ranker: How saliency is measured; see `purifier.defense.rankers`. By default `occlusion`
-            at level `patch`, `fisher` at level `token`.
+        ranker: How saliency is measured; see `purifier.defense.rankers`. By default
+            `two-stage`, at both levels.
         probes: Hutchinson probes m of `official` and `fisher`.
         top_k: Vocabulary entries kept at every answer position, K.
         temperature: Softens the first-step distribution before it is scored; 1 is the paper.
@@ -62,10 +66,10 @@ class MaskingConfig:
         threshold: Least score that is masked, in the ranker's own unit (nats for `occlusion`,
             `two-stage`, `knockout` and `leave-one-out`); with it the ratio is the most that is
             masked. 0 masks the ratio. By default see `default_threshold`.
-        shortlist: Windows of an image that `two-stage` and `knockout` look at more closely, those
-            that most attention goes to.
-        verify: Windows of an image that `two-stage` masks for a trial, at most.
-        gate: Nats of the closer look below which `two-stage` tries no mask; 0 tries it anyway.
+        shortlist: Windows of an image that knockout is run for, those that most attention goes to.
+        verify: Windows of an image that `two-stage` masks for a trial; beyond one, knockout names
+            suspects too.
+        gate: Nats of knockout below which `two-stage` tries no mask; 0 tries it anyway.
         float64: Whether `official`, `fisher` and `exact` take probabilities, probes and products
             in float64, as the published code does, or in float32.
         seed: Seed of the probes and of the random ranker.
@@ -81,7 +85,7 @@ class MaskingConfig:
     threshold: float = None  # type: ignore[assignment]  # resolved below, by ranker
     shortlist: int = 8
     verify: int = 1
-    gate: float = 1.0
+    gate: float = 0.0
     float64: bool = True
     seed: int = 1234
 
@@ -153,4 +157,5 @@ def default_threshold(level: Level, ranker: RankerName) -> float:
     """What a ranker's threshold is where nobody chose one; 0 for those without a natural unit."""
     if ranker == "knockout" or (ranker, level) == ("two-stage", "token"):
         return TOKEN_THRESHOLD
-    return OCCLUSION_THRESHOLD if ranker in ("occlusion", "two-stage") else 0.0
+    own = {"occlusion": OCCLUSION_THRESHOLD, "two-stage": TWO_STAGE_THRESHOLD}
+    return own.get(ranker, 0.0)

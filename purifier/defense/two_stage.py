@@ -1,13 +1,13 @@
-"""Occlusion at the cost of few passes: cheap looks first, exact passes for the suspects.
+"""Occlusion at the cost of one pass: a cheap look first, an exact pass for the suspect.
 
-Three looks at the windows of an image (`purifier.defense.windows`), each dearer and nearer the
-truth than the one before, and each at fewer windows:
+Three looks at the windows of an image (`purifier.defense.windows`):
 
 1. *Attention*, from the first step's stored keys: the largest attention that any head at any
-   answer position pays to a visual token, mean over a window's tokens. It draws up a short list.
+   answer position pays to a visual token, mean over a window's tokens.
 2. *Knockout*: the answer positions alone are run again without sight of a window's visual
    tokens, on stored keys and values of the prompt. The KL divergence at the position that moves
-   most tells whether the answer hangs on the window.
+   most tells whether the answer hangs on these tokens. Run for the windows on a short list, and
+   only where it is asked for: by the ranker of that name, by a gate, or to name further suspects.
 3. *Occlusion*: the window is masked, the request encoded and run in full. What was accepted is
    the masked request's first denoising step, and where nothing is, the first pass is the
    unmasked one's: neither is wasted.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import floor, prod
 
 import torch
@@ -47,7 +48,7 @@ class Suspects:
         owner: Number of its request.
         regions: The windows.
         attention: float64 [n].
-        knockout: float64 [n], nats; not a number where a window was not on the short list.
+        knockout: float64 [n], nats; not a number where it was not run for a window.
         exact: float64 [n], nats; not a number where a window was not verified.
     """
 
@@ -59,16 +60,22 @@ class Suspects:
     exact: Tensor
 
     def order(self) -> list[int]:
-        """Windows, the most suspect first: those on the short list, then the others."""
-        listed = ~self.knockout.isnan()
+        """All windows, the most suspect first: attention and knockout name one in turn."""
         by_attention = self.attention.argsort(descending=True, stable=True).tolist()
-        tried = [window for window in by_attention if bool(listed[window])]
-        others = [window for window in by_attention if not bool(listed[window])]
-        return sorted(tried, key=lambda w: -float(self.knockout[w])) + others
+        moved = self.knockout.nan_to_num(-1.0)
+        by_knockout = [
+            window
+            for window in moved.argsort(descending=True, stable=True).tolist()
+            if float(moved[window]) >= 0
+        ]
+        turns = zip_longest(by_attention, by_knockout)
+        return list(dict.fromkeys(w for turn in turns for w in turn if w is not None))
 
-    def passing(self, gate: float, most: int) -> list[int]:
-        """The windows that are verified: at most `most`, none below the gate."""
-        return [w for w in self.order()[:most] if gate == 0 or float(self.knockout[w]) >= gate]
+    def tried(self, gate: float, most: int) -> list[int]:
+        """The windows that are masked for a trial; none if knockout moves nothing."""
+        if gate > 0 and float(self.knockout.nan_to_num(0.0).max()) < gate:
+            return []
+        return self.order()[:most]
 
     def cheap(self) -> Tensor:
         """Scores of all windows below `UNVERIFIED`, float64 [n]."""
@@ -102,7 +109,9 @@ def two_stage(
     config: MaskingConfig,
     check: Callable[[], None],
 ) -> list[Tensor]:
-    """Scores of all three looks; `encoding` learns the passes that may serve as first steps.
+    """Scores of occlusion, for the windows that the cheap looks suspect most.
+
+    `encoding` learns the passes that may serve as first steps.
 
     Returns:
         Per image float64 of its shape: nats of occlusion where a window was verified, elsewhere
@@ -141,7 +150,8 @@ def suspects(
     config: MaskingConfig,
     check: Callable[[], None],
 ) -> list[Suspects]:
-    """The first two looks at every image."""
+    """The first look at every image, and the second where it is asked for."""
+    closer = config.ranker == "knockout" or config.gate > 0 or config.verify > 1
     tail = response_tail(site.mdlm, response)
     peaks: dict[int, Tensor] = {}
     result = []
@@ -157,11 +167,12 @@ def suspects(
         visual = peaks[owner][span.start : span.start + span.length]
         counts = regions.tokens.sum(1).clamp_min(1)
         attention = (regions.tokens.double() @ visual) / counts
-        listed = attention.argsort(descending=True, stable=True)[: config.shortlist]
         moved = torch.full_like(attention, torch.nan)
-        unseen = torch.zeros(len(listed), len(step.prompt.embeds), dtype=torch.bool)
-        unseen[:, span.start : span.start + span.length] = regions.tokens[listed]
-        moved[listed] = _knocked_out(site.mdlm, step, tail, unseen, response)
+        if closer:
+            listed = attention.argsort(descending=True, stable=True)[: config.shortlist]
+            unseen = torch.zeros(len(listed), len(step.prompt.embeds), dtype=torch.bool)
+            unseen[:, span.start : span.start + span.length] = regions.tokens[listed]
+            moved[listed] = _knocked_out(site.mdlm, step, tail, unseen, response)
         result.append(
             Suspects(image, owner, regions, attention, moved, torch.full_like(moved, torch.nan))
         )
@@ -181,7 +192,7 @@ def verify(
     jobs = [
         (own, window)
         for own in found
-        for window in own.passing(config.gate, config.verify)
+        for window in own.tried(config.gate, config.verify)
         if bool(masks(own, config.ratio)[window].any())
     ]
     best: dict[int, tuple[float, KnownStep]] = {}

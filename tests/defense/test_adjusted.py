@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from purifier.defense.config import TOKEN_RANKER, MaskingConfig
+from purifier.defense.config import TOKEN_RANKER, MaskingConfig, default_threshold
 from purifier.errors import InvalidSetting
 
 PRODUCT = MaskingConfig(level="patch", ranker="occlusion", ratio=0.1, threshold=5.0)
@@ -20,7 +20,7 @@ PRODUCT = MaskingConfig(level="patch", ranker="occlusion", ratio=0.1, threshold=
         ({"ratio": 0.3, "ranker": None, "threshold": None}, ("patch", "occlusion", 5.0)),
         ({"threshold": 2.0}, ("patch", "occlusion", 2.0)),
         ({"ranker": "occlusion"}, ("patch", "occlusion", 5.0)),
-        ({"level": "token"}, ("token", TOKEN_RANKER, 0.0)),
+        ({"level": "token"}, ("token", TOKEN_RANKER, default_threshold("token", TOKEN_RANKER))),
         ({"level": "token", "threshold": 1.0}, ("token", TOKEN_RANKER, 1.0)),
         ({"level": "token", "ranker": "random"}, ("token", "random", 0.0)),
         ({"ranker": "fisher"}, ("patch", "fisher", 0.0)),

@@ -9,7 +9,9 @@ from purifier.defense.config import (
     PATCH_RANKER,
     TOKEN_RANKER,
     TOKEN_THRESHOLD,
+    TWO_STAGE_THRESHOLD,
     MaskingConfig,
+    default_threshold,
 )
 from purifier.errors import InvalidSetting
 
@@ -57,12 +59,13 @@ def test_the_ends_of_the_ranges_are_allowed(settings) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, ("patch", PATCH_RANKER, OCCLUSION_THRESHOLD)),
-        ({"level": "token"}, ("token", TOKEN_RANKER, 0.0)),
+        ({}, ("patch", PATCH_RANKER, default_threshold("patch", PATCH_RANKER))),
+        ({"level": "token"}, ("token", TOKEN_RANKER, TOKEN_THRESHOLD)),
         ({"ranker": "exact"}, ("patch", "exact", 0.0)),
+        ({"ranker": "occlusion"}, ("patch", "occlusion", OCCLUSION_THRESHOLD)),
         ({"ranker": "occlusion", "threshold": 0.0}, ("patch", "occlusion", 0.0)),
         ({"ranker": "leave-one-out", "threshold": 2.0}, ("patch", "leave-one-out", 2.0)),
-        ({"ranker": "two-stage"}, ("patch", "two-stage", OCCLUSION_THRESHOLD)),
+        ({"ranker": "two-stage"}, ("patch", "two-stage", TWO_STAGE_THRESHOLD)),
         ({"level": "token", "ranker": "two-stage"}, ("token", "two-stage", TOKEN_THRESHOLD)),
         ({"ranker": "knockout"}, ("patch", "knockout", TOKEN_THRESHOLD)),
     ],

@@ -32,8 +32,8 @@ ALL = {"shortlist": N_WINDOWS, "verify": N_WINDOWS, "gate": 0.0}
 
 
 def masking(level: str = "patch", **settings: Any) -> MaskingConfig:
-    """With a threshold that this random model's windows reach."""
-    chosen: dict[str, Any] = {"ratio": 0.4, "threshold": 0.002, "gate": 0.0, **settings}
+    """With a threshold that this random model reaches, just above what is not verified."""
+    chosen: dict[str, Any] = {"ratio": 0.4, "threshold": 0.0011, **settings}
     return MaskingConfig(level=level, ranker="two-stage", **chosen)  # type: ignore[arg-type]
 
 
