@@ -17,8 +17,8 @@ TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 INTRODUCTION = """# What saliency costs, and what it is worth
 
 Made by `{command}` on {machine}. Trained figures: the demo model's checkpoints ({checkpoints}) and
-its test split (data `{data}`); the short list, the gate and the thresholds of `two-stage` were
-chosen on scenes of the validation split (seeds 771 and 772), not on these. Intervals are 95%
+its test split (data `{data}`); the looks and thresholds of `two-stage` were chosen on scenes of
+the validation split (seeds 771, 772 and 20261123), not on these. Intervals are 95%
 Wilson. Times: {clock}; the fast undefended answer is 32 tokens with `cache` {cache},
 `prompt_interval` {prompt_interval}, `parallel_threshold` {parallel_threshold}.
 
@@ -40,8 +40,8 @@ what is run only where a window is suspected.
 QUALITY = """## What it stops, what it keeps
 
 Test: {records} records of the test split, those of [defense_grid.md](defense_grid.md), from where
-the rows of `occlusion`, `attention`, `official` and `fisher` are taken. Fresh: the {scenes} scenes
-of [fresh_scenes.md](fresh_scenes.md) (validation split, seed {seed}), on which nothing was chosen.
+the rows of `occlusion`, `attention`, `official` and `fisher` are taken. Fresh: {scenes} scenes
+of the validation split, seed {seed}, on which nothing was chosen.
 Each is asked about its clean and its triggered image; ASR counts those whose answer the target
 changes. n: questions of ASR, of clean accuracy.
 """

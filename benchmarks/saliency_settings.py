@@ -63,7 +63,7 @@ class Setting:
 RATIOS = (0.1, 0.05, 0.2)
 
 SETTINGS: Mapping[str, Setting] = {
-    "patch occlusion": Setting(MaskingConfig(ranker="occlusion"), "26 P, 26 E"),
+    "patch occlusion": Setting(MaskingConfig(ranker="occlusion"), "26 P, 26 E", fresh=True),
     "patch two-stage": Setting(
         MaskingConfig(ranker="two-stage"), "1 R, 1 P, 1 E", RATIOS, fresh=True
     ),
