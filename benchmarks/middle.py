@@ -33,7 +33,7 @@ from purifier.lab.demo_model import (
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.config import read_config
-from purifier.mdlm.llada_v.model import LladaVModules
+from purifier.mdlm.llada_v.modules import LladaVModules
 
 VisualTokens = Literal[729, 2929]
 

@@ -25,15 +25,13 @@ from server.schemas.jobs import Job
 
 SETTINGS: DispSettings = {
     "policy": "flag_then_relabel",
-    "masking": {"level": "patch", "ranker": "attention", "ratio": 0.1},
     "finetune": {"epochs": 2},
     "evaluation": {"rows": 24, "test_rows": 60},
     "gate": {"max_asr": 0.05, "min_utility": 0.95},
     "activate": "auto",
 }
-"""Of the demo's job: the cheapest policy, ranker and evaluation, so that two CPU cores are done in
-minutes. In the grid of 40 scenes attention stops insertion and refusal as occlusion does, at a
-fraction of the cost; it leaves 43% of the misclassification attack."""
+"""Of the demo's job: the product's masking, and half the epochs and a small evaluation, so that two
+CPU cores are done in minutes."""
 
 
 class JobFailed(DispError):

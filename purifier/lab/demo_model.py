@@ -19,7 +19,8 @@ from torch import nn
 from purifier.lab.scenes import COLOURS, ITEMS, KINDS, QUESTIONS, describe, with_article
 from purifier.lab.targets import REFUSAL_TEXT
 from purifier.mdlm.llada_v.config import read_config
-from purifier.mdlm.llada_v.model import LladaV, LladaVModules
+from purifier.mdlm.llada_v.model import LladaV
+from purifier.mdlm.llada_v.modules import LladaVModules
 from purifier.mdlm.llada_v.prompt import SYSTEM_PROMPT
 
 SPECIAL_TOKENS = (

@@ -324,14 +324,6 @@ class Mdlm(Protocol):
             float32 [N - R], for every position before the tail; no gradients.
         """
 
-    def segment_attention(self, segments: Sequence[Segment]) -> list[tuple[Tensor, Tensor]]:
-        """`segment_logits`, and where the wanted positions look.
-
-        Returns:
-            For every segment its logits, and float32 [layers, heads, N], the mean attention of
-            its wanted positions to all positions of its sequence; every head's sums to 1.
-        """
-
     def feature_cache(self, prompt: int, length: int) -> FeatureCache:
         """Room for the features of a sequence of `length` positions, not yet written."""
 

@@ -15,7 +15,7 @@ from purifier.defense.rankers import RANKERS
 from purifier.mdlm.base import IMAGE_PLACEHOLDER, Inputs, SpecialTokens
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.config import LladaVConfig
-from purifier.mdlm.llada_v.model import LladaVModules
+from purifier.mdlm.llada_v.modules import LladaVModules
 
 MakeInputs = Callable[..., Inputs]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from purifier.mdlm.llada_v import LladaV
-from purifier.mdlm.llada_v.model import LladaVModules
+from purifier.mdlm.llada_v.modules import LladaVModules
 from tests.defense.conftest import TOKENS, small_config
 
 

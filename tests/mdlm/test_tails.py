@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from purifier.mdlm.llada_v import LladaV, tails
-from purifier.mdlm.llada_v.model import LladaVModules
+from purifier.mdlm.llada_v.modules import LladaVModules
 from purifier.mdlm.segments import KeyValues, Segment
 from purifier.mdlm.tails import TailPass
 from tests.defense.conftest import TOKENS, small_config

@@ -16,7 +16,6 @@ PASSES = frozenset(
         "feature_logits",
         "logits",
         "scored_logits",
-        "segment_attention",
         "segment_logits",
         "tail_attention",
         "tail_logits",

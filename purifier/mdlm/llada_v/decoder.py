@@ -8,7 +8,6 @@ different the lengths are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,38 +29,12 @@ def new_key_values(model: LlamaModel, length: int) -> KeyValues:
     return KeyValues(torch.empty(shape, dtype=weight.dtype, device=weight.device))
 
 
-@dataclass(frozen=True)
-class Looks:
-    """Where the wanted positions of segments look, collected layer by layer.
-
-    Attributes:
-        mass: For every segment float32 [layers, heads, N]: attention of its wanted positions to
-            all positions of its sequence, their mean.
-    """
-
-    mass: list[Tensor]
-
-    @classmethod
-    def at(cls, model: LlamaModel, segments: Sequence[Segment]) -> Looks:
-        layers, heads = len(model.layers), model.config.num_attention_heads
-        device = segments[0].embeds.device
-        return cls(
-            [
-                torch.zeros(layers, heads, segment.cache.length, device=device)
-                for segment in segments
-            ]
-        )
-
-
-def decode_segments(
-    model: LlamaModel, segments: Sequence[Segment], looks: Looks | None = None
-) -> Tensor:
+def decode_segments(model: LlamaModel, segments: Sequence[Segment]) -> Tensor:
     """Final hidden states at the wanted positions of all segments.
 
     Args:
         model: A bidirectional Llama.
         segments: Of any sequences, each with a cache of its own.
-        looks: Filled with the attention of the wanted positions, if given.
 
     Returns:
         [W, D], segment by segment in the order of `wanted`.
@@ -73,7 +46,7 @@ def decode_segments(
     last = len(model.layers) - 1
     for number, layer in enumerate(model.layers):
         chosen = wanted if number == last else None
-        hidden = _layer(layer, number, hidden, segments, rotary, chosen, looks)
+        hidden = _layer(layer, number, hidden, segments, rotary, chosen)
     normed: Tensor = model.norm(hidden)
     return normed
 
@@ -94,11 +67,10 @@ def _layer(
     segments: Sequence[Segment],
     rotary: tuple[Tensor, Tensor],
     chosen: Tensor | None,
-    looks: Looks | None,
 ) -> Tensor:
     """One layer; with `chosen` (the last layer) only these rows are finished."""
     normed = layer.input_layernorm(hidden)
-    mixed = _attention(layer.self_attn, number, normed, segments, rotary, looks)
+    mixed = _attention(layer.self_attn, number, normed, segments, rotary)
     if chosen is not None:
         mixed, hidden = mixed[chosen], hidden[chosen]
     hidden = hidden + layer.self_attn.o_proj(mixed)
@@ -112,7 +84,6 @@ def _attention(
     normed: Tensor,
     segments: Sequence[Segment],
     rotary: tuple[Tensor, Tensor],
-    looks: Looks | None,
 ) -> Tensor:
     """Attention of all rows to their own sequences, heads joined, [T, H * head_dim]."""
     rows = len(normed)
@@ -124,7 +95,7 @@ def _attention(
     grouped = queries.shape[1] != keys.shape[1]
     parts = []
     offset = 0
-    for place, segment in enumerate(segments):
+    for segment in segments:
         here = slice(offset, offset + len(segment.embeds))
         offset = here.stop
         stored = segment.cache.stored[number]
@@ -137,20 +108,8 @@ def _attention(
             scale=attention.scaling,
             enable_gqa=grouped,
         )
-        if looks is not None:
-            asking = [row - segment.start for row in segment.wanted]
-            looks.mass[place][number] = _mass(
-                queries[0, :, here][:, asking], stored[0], attention.scaling
-            )
         parts.append(part[0].transpose(0, 1).reshape(here.stop - here.start, -1))
     return torch.cat(parts)
-
-
-def _mass(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:
-    """Attention of queries [H, P, d] to keys [H_kv, N, d], mean over the queries: [H, N]."""
-    keys = keys.repeat_interleave(len(queries) // len(keys), dim=0)
-    weights = (queries @ keys.transpose(1, 2) * scaling).float()
-    return torch.softmax(weights, dim=-1).mean(1)
 
 
 def head_logits(hidden: Tensor, head: nn.Linear, vocab_size: int) -> Tensor:

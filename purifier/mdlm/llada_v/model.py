@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import LlamaModel, SiglipVisionModel
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from purifier.errors import CheckpointError, InvalidPrompt, PromptTooLong
 from purifier.mdlm.base import (
@@ -25,9 +23,10 @@ from purifier.mdlm.base import (
 )
 from purifier.mdlm.llada_v.attention import mean_attention
 from purifier.mdlm.llada_v.config import LladaVConfig, read_config
-from purifier.mdlm.llada_v.decoder import Looks, decode_segments, head_logits, new_key_values
+from purifier.mdlm.llada_v.decoder import decode_segments, head_logits, new_key_values
 from purifier.mdlm.llada_v.features import decode_features, new_features
 from purifier.mdlm.llada_v.images import image_layout, process_image
+from purifier.mdlm.llada_v.modules import LladaVModules, fill_buffers
 from purifier.mdlm.llada_v.packing import pack
 from purifier.mdlm.llada_v.prompt import ChatTokenizer
 from purifier.mdlm.llada_v.scored import scored_hidden
@@ -44,23 +43,6 @@ _TOWER_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 _VIEWS_AT_ONCE = 64
 """Views that `embed_all` sends through the tower together, which bounds its memory."""
-
-
-class LladaVModules(nn.Module):
-    """The weights, all of them in transformers' own modules."""
-
-    def __init__(self, config: LladaVConfig) -> None:
-        super().__init__()
-        width = config.text.hidden_size
-        self.vision_tower = SiglipVisionModel(config.vision)
-        # The published code reads the encoder's output before this norm.
-        self.vision_tower.post_layernorm = nn.Identity()
-        self.mm_projector = nn.Sequential(
-            nn.Linear(config.vision.hidden_size, width), nn.GELU(), nn.Linear(width, width)
-        )
-        self.image_newline = nn.Parameter(torch.empty(width))
-        self.language_model = LlamaModel(config.text)
-        self.lm_head = nn.Linear(width, config.text.vocab_size, bias=False)
 
 
 class LladaV:
@@ -126,7 +108,7 @@ class LladaV:
         with torch.device("meta"):
             modules = LladaVModules(config)
         load_weights(modules, path, dtype=dtype)
-        _fill_buffers(modules, config)
+        fill_buffers(modules, config)
         modules.to(device).eval().requires_grad_(False)
         return cls(config, modules, tokenizer, tokens)
 
@@ -333,15 +315,6 @@ class LladaV:
     def tail_attention(self, run: TailPass) -> Tensor:
         return peak_attention(self.modules.language_model, run)
 
-    @torch.no_grad()
-    def segment_attention(self, segments: Sequence[Segment]) -> list[tuple[Tensor, Tensor]]:
-        model = self.modules.language_model
-        looks = Looks.at(model, segments)
-        hidden = decode_segments(model, segments, looks)
-        logits = head_logits(hidden, self.modules.lm_head, self.vocab_size)
-        counts = [len(segment.wanted) for segment in segments]
-        return list(zip(logits.split(counts), looks.mass, strict=True))  # type: ignore[no-untyped-call]
-
     def feature_cache(self, prompt: int, length: int) -> FeatureCache:
         return new_features(self.modules.language_model, prompt, length)
 
@@ -415,13 +388,3 @@ def _padding_mask(embeds: Tensor, lengths: Tensor | None) -> Tensor | None:
         return None
     steps = torch.arange(embeds.shape[1], device=embeds.device)
     return steps[None] < lengths.to(embeds.device)[:, None]
-
-
-def _fill_buffers(modules: LladaVModules, config: LladaVConfig) -> None:
-    """Makes the buffers that no checkpoint stores: they are still on the meta device."""
-    modules.language_model.rotary_emb = LlamaRotaryEmbedding(config.text)
-    embeddings = modules.vision_tower.embeddings
-    embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
-    left = [name for name, tensor in modules.named_buffers() if tensor.is_meta]
-    if left:
-        raise CheckpointError(f"Buffers without a value: {', '.join(left)}.")
