@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from purifier.defense.config import PATCH_RANKER
 from purifier.lab.scenes import DEBIAN_FOLDER
 from purifier.lab.targets import TargetName
 
@@ -29,7 +30,7 @@ def test_every_target_is_measured_on_scenes_of_its_own(
     report = json.loads((tmp_path / "fresh_scenes.json").read_text())
     per_target = {t: [r for r in report["rows"] if r["target"] == t] for t in get_args(TargetName)}
     for rows in per_target.values():
-        assert {row["ranker"] for row in rows} >= {"undefended", "occlusion", "random"}
+        assert {row["ranker"] for row in rows} >= {"undefended", PATCH_RANKER, "random"}
         assert all(row["figures"]["clean_exact"]["n"] == 2 for row in rows)
     assert "--scenes 2 --seed 5" in report["command"]
     assert "## refusal" in (tmp_path / "fresh_scenes.md").read_text()

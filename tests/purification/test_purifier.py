@@ -179,9 +179,10 @@ def test_labels_are_judged_with_the_whole_ratio_masked(
     (plain,) = Purifier(mdlm, config, images).purify(samples[:1])
     assert plain.side["mask_ratio"] == 0.0
     judging = replace(config, policy="flag_then_relabel")
-    (judged,) = Purifier(mdlm, judging, images).purify(samples[:1])
-    assert judged.side["mask_ratio"] == pytest.approx(0.2, abs=0.05)
-    assert judged.side["flag_nats"] != 0.0
+    rows = [row for row in Purifier(mdlm, judging, images).purify(samples) if row.side]
+    for row in rows:
+        assert row.side["mask_ratio"] == pytest.approx(0.2, abs=0.05)
+    assert any(row.side["flag_nats"] for row in rows)
 
 
 def test_further_prompts_are_answered(mdlm: LladaV, images: Path, samples: list[Sample]) -> None:

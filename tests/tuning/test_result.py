@@ -107,7 +107,7 @@ def test_the_manifest_says_where_it_comes_from(
     assert manifest["settings"] == CONFIG.to_dict() | {"dtype": "float32"}
     assert manifest["seed"] == CONFIG.seed
     assert set(manifest["metrics"]) == {
-        *("rows", "bad_rows", "steps", "loss_first_epoch", "loss_last_epoch")
+        *("rows", "bad_rows", "steps", "trained_tokens", "loss_first_epoch", "loss_last_epoch")
     }
     written = {path.name for path in spec.output.iterdir()} - {"delta.json"}
     assert written == set(manifest["files"])

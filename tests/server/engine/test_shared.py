@@ -76,7 +76,7 @@ def test_every_setting_of_the_defence_and_of_the_generation_decides(
 def _with_another(settings: Any, name: str, values: dict[str, Any]) -> Any:
     """Settings with another value of one of them; without a given one, another number."""
     value = getattr(settings, name)
-    number = value / 2 if isinstance(value, float) else None
+    number = value / 2 or 0.5 if isinstance(value, float) else None
     if isinstance(value, int):
         number = value + 1
     return replace(settings, **{name: values.get(name, number)})
