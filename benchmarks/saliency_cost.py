@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     cells = options.out / f"{NAME}.jsonl"
     done = finished(cells)
-    for part in options.parts:
+    for part in () if options.report_only else options.parts:
         for name, work in plan(part, options):
             key = f"{part}: {name}"
             if key not in done:
@@ -88,6 +88,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--report-only", action="store_true", help="of the cells that are there")
     parser.add_argument("--no-figure", action="store_true", help="for machines without matplotlib")
     return parser.parse_args(arguments)
 
