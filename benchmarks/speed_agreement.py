@@ -35,7 +35,8 @@ def identical_answers(bench: Bench) -> dict[str, Any]:
     test_set = read_test_set(DATA_FOLDER, limit=1 if bench.quick else bench.records)
     settings = {"exact": test_set.generation, "fast": bench.fast(test_set.generation)}
     targets: dict[str, Any] = {}
-    same: dict[str, list[bool]] = {"undefended": [], "defended": []}
+    same: dict[str, list[bool]] = {}
+    half = len(test_set.cases)
     for target in get_args(TargetName):
         mdlm = bench.demo(target)
         targets[target] = {}
@@ -43,15 +44,17 @@ def identical_answers(bench: Bench) -> dict[str, Any]:
             answered = answer_all(mdlm, test_set, settings, masking)
             bench.tell(f"answers of {target}, {defence}")
             pairs = zip(answered["exact"], answered["fast"], strict=True)
-            same[defence] += [exact == fast for exact, fast in pairs]
+            equal = [exact == fast for exact, fast in pairs]
+            same.setdefault(f"{defence}, clean", []).extend(equal[:half])
+            same.setdefault(f"{defence}, triggered", []).extend(equal[half:])
             targets[target][defence] = {
                 name: figures(test_set, texts, target) for name, texts in answered.items()
             }
     shares = {name: wilson(sum(hits), len(hits)).to_dict() for name, hits in same.items()}
     return {
-        **shares["undefended"],
-        "what": "share of the demo's undefended answers that equal the exact path's",
-        "defended": shares["defended"],
+        **shares["undefended, clean"],
+        "what": "share of the answers to the demo's test set that equal the exact path's",
+        "shares": shares,
         "records": len(test_set.cases),
         "targets": targets,
     }

@@ -78,7 +78,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     generation.add_argument("--remasking", choices=get_args(Remasking))
     generation.add_argument("--cache", choices=get_args(CacheName), help="none: exact steps")
     generation.add_argument(
-        "--prompt-interval", type=int, metavar="STEPS", help="until the prompt is computed anew"
+        "--prompt-interval", type=int, metavar="TOKENS", help="until the prompt is computed anew"
     )
     generation.add_argument(
         "--parallel-threshold", type=float, help="commit all that is surer; 1: one a step"

@@ -6,8 +6,8 @@ those of an earlier step: an approximation, for in a bidirectional model the pro
 the response.
 
 - `prefix` and `dual` (Fast-dLLM, arXiv 2505.22618): a full pass at the start of a block and
-  after every `prompt_interval` steps; in between `prefix` runs from the block to the end of the
-  sequence, `dual` the block alone.
+  whenever `prompt_interval` tokens were committed since the last one; in between `prefix` runs
+  from the block to the end of the sequence, `dual` the block alone.
 - `dllm` (dLLM-Cache, arXiv 2506.06295): prompt and response are refreshed at intervals of
   their own; in between only the share of response positions is computed whose values have
   changed most, layer by layer.
@@ -45,7 +45,7 @@ class ResponseCache:
     Attributes:
         config: Denoising settings, `cache` being `prefix` or `dual`.
         stored: For the conditional and the unconditional sequence; empty before the first pass.
-        age: Steps since the last full pass.
+        age: Tokens committed since the last full pass.
         block: Block of that pass.
         first: Predictions of the step that a first pass has computed, until it is taken.
     """
@@ -88,9 +88,9 @@ class ResponseCache:
         """Makes the next step a full pass."""
         self.block, self.first = -1, None
 
-    def step(self) -> None:
-        """Counts a step."""
-        self.age += 1
+    def step(self, committed: int) -> None:
+        """Counts a step that committed so many tokens."""
+        self.age += max(committed, 1)
         self.first = None
 
 
@@ -128,6 +128,6 @@ class ResponseFeatures:
         """Makes the next step a full pass; the intervals count from there."""
         self.calls = 0
 
-    def step(self) -> None:
+    def step(self, committed: int) -> None:
         """Counts a step."""
         self.calls += 1

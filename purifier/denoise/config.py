@@ -33,7 +33,7 @@ class GenerationConfig:
             (`margin`), negative entropy (`entropy`), or any (`random`).
         cache: What a step takes from the ones before it; see `purifier.denoise.cache`. `none` runs
             the whole sequence at every step, exactly.
-        prompt_interval: Steps after which the prompt is computed anew.
+        prompt_interval: Committed tokens (`dllm`: steps) after which the prompt is computed anew.
         response_interval: Steps after which the whole response is (`dllm` only).
         transfer_ratio: Share of the response that is computed in between (`dllm` only).
         parallel_threshold: Every position surer than this is committed at once, however few the

@@ -110,12 +110,15 @@ class DenoisingState:
         limit = (self._block + 1) * self.config.block if self.stop_at is None else self.stop_at
         return [place for place in range(limit) if self.ids[place] == self._mask_id]
 
-    def commit(self, tokens: Sequence[int], confidences: Sequence[float]) -> None:
+    def commit(self, tokens: Sequence[int], confidences: Sequence[float]) -> int:
         """Commits the surest of the predicted tokens and moves to the next step.
 
         Args:
             tokens: Predictions at `candidates()`.
             confidences: How sure each of them is.
+
+        Returns:
+            How many were committed.
         """
         candidates = self.candidates()
         chosen = surest(confidences, self._count(confidences))
@@ -125,6 +128,7 @@ class DenoisingState:
         self._step += 1
         self._find_stop([candidates[index] for index in chosen])
         self._skip_finished_blocks()
+        return len(chosen)
 
     def _count(self, confidences: Sequence[float]) -> int:
         """How many positions this step commits."""

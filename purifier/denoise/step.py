@@ -41,9 +41,9 @@ def denoising_step(mdlm: Mdlm, states: Sequence[DenoisingState]) -> None:
             "The model predicts values that are not numbers; load it with dtype float32."
         )
     for state, (tokens, confidences) in zip(states, predictions, strict=True):
+        committed = state.commit(tokens, confidences)
         if state.cache is not None:
-            state.cache.step()
-        state.commit(tokens, confidences)
+            state.cache.step(committed)
 
 
 def _predictions(

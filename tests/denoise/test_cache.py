@@ -119,7 +119,7 @@ def test_a_part_is_computed_as_in_the_whole_sequence(
     expected = candidate_logits(mdlm, [exact], [candidates])[0]
     full = candidate_logits(mdlm, [state], [candidates])[0]
     assert isinstance(state.cache, ResponseCache)
-    state.cache.step()
+    state.cache.step(1)
     assert not state.cache.due(0)
     part = candidate_logits(mdlm, [state], [candidates])[0]
     torch.testing.assert_close(full, expected, atol=1e-5, rtol=1e-5)
