@@ -90,13 +90,17 @@ _AGREED = ("asr", "clean_exact", "recovered")
 def agreement_table(parts: Parts) -> str:
     """Attack success and accuracy with exact and with fast settings, all targets together."""
     header = ["defence", "settings", "ASR", "clean exact", "recovered"]
-    targets = parts.get("identical_answers", {}).get("targets", {}).values()
+    header += ["equal to exact, clean", "equal to exact, triggered"]
+    part = parts.get("identical_answers", {})
+    targets = part.get("targets", {}).values()
     rows = []
-    for defence in ("undefended", "defended"):
+    for defence in ("undefended", "defended") if targets else ():
         for settings in ("exact", "fast"):
             cells = [found[defence][settings] for found in targets]
             shown = [percent(_pooled(cell[key] for cell in cells)) for key in _AGREED]
-            rows.append([defence, settings, *shown])
+            images = ("clean", "triggered")
+            equal = [percent(part["shares"][f"{defence}, {image}"]) for image in images]
+            rows.append([defence, settings, *shown, *(equal if settings == "fast" else "––")])
     return markdown_table(header, rows if targets else [])
 
 
