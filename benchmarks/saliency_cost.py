@@ -22,6 +22,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, get_args
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in () if options.report_only else options.parts:
         for name, work in plan(part, options):
             key = f"{part}: {name}"
-            if key not in done:
+            if key not in done and any(fnmatch(name, only) for only in options.only):
                 done[key] = work()
                 with cells.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"cell": key, "found": done[key]}) + "\n")
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", default=["*"], help="cells whose names match")
     parser.add_argument("--scenes", type=int, default=40, help="triggered scenes of recall")
     parser.add_argument("--repeats", type=int, default=3, help="of every timed pair")
     parser.add_argument("--device", default="cpu")
