@@ -19,8 +19,8 @@ from purifier.mdlm.registry import load_mdlm
 SPREAD = {"value": 1.25, "low": 1.0, "high": 1.5, "n": 3}
 RATE = {"value": 0.125, "low": 0.0625, "high": 0.25, "n": 40}
 CELLS: dict[str, dict[str, Any]] = {
-    "cost: middle, patch two-stage, suspected": {"ratio": SPREAD},
-    "cost: middle, patch two-stage, nothing suspected": {"ratio": SPREAD},
+    "cost: middle, patch two-stage, gate 1, suspected": {"ratio": SPREAD},
+    "cost: middle, patch two-stage, gate 1, nothing suspected": {"ratio": SPREAD},
     "quality: test, refusal, undefended": dict.fromkeys(
         ("asr", "clean_exact", "recovered", "recovered_true"), RATE
     ),
