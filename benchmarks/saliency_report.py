@@ -20,7 +20,8 @@ Made by `{command}` on {machine}. Trained figures: the demo model's checkpoints 
 its test split (data `{data}`); the looks and thresholds of `two-stage` were chosen on scenes of
 the validation split (seeds 771, 772 and 20261123), not on these. Intervals are 95%
 Wilson. Times: {clock}; the fast undefended answer is 32 tokens with `cache` {cache},
-`prompt_interval` {prompt_interval}, `parallel_threshold` {parallel_threshold}.
+`prompt_interval` {prompt_interval}, `parallel_threshold` {parallel_threshold}. A dash, and a row or
+table that is not there, is a cell that has not been measured; the command goes on where it stopped.
 
 ![Cost against ASR and clean accuracy](saliency_cost.png)
 """
