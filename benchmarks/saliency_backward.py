@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.middle import middle_mdlm, question, with_layout
 from benchmarks.saliency_timing import clock
 from benchmarks.speed_timing import Spread
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import Level, MaskingConfig
 from purifier.defense.defend import make_site
 from purifier.defense.first_step import Response, first_step_batch
 from purifier.defense.fisher import scored_outputs
@@ -50,7 +50,7 @@ def backward_cells(device: str, repeats: int) -> Iterator[Work]:
                 )
 
 
-def ways(device: str, name: str, level: str, repeats: int) -> dict[str, Any]:
+def ways(device: str, name: str, level: Level, repeats: int) -> dict[str, Any]:
     """Seconds of six probes: one by one, through one graph together, and on a repeated batch."""
     mdlm, inputs = model_and_question(device, name)
     found: dict[str, list[float]] = {"loop": [], "is_grads_batched": [], "repeated batch": []}
@@ -90,8 +90,8 @@ def pull(outputs: Tensor, leaves: list[Tensor], way: str) -> None:
         torch.autograd.grad(outputs, leaves, probes[:, None], is_grads_batched=True)
 
 
-def _graph(mdlm: Mdlm, inputs: Inputs, level: str, copies: int) -> tuple[Tensor, list[Tensor]]:
-    config = MaskingConfig(level=level, ranker="fisher", probes=PROBES)  # type: ignore[arg-type]
+def _graph(mdlm: Mdlm, inputs: Inputs, level: Level, copies: int) -> tuple[Tensor, list[Tensor]]:
+    config = MaskingConfig(level=level, ranker="fisher", probes=PROBES)
     site = make_site(mdlm, [inputs] * copies, config)
     with torch.enable_grad():
         encoding = site.encode(differentiable=True)
@@ -117,12 +117,12 @@ def _measured_alone(device: str, case: list[str]) -> dict[str, Any]:
     return found
 
 
-def peak_memory(device: str, tokens: str, count: int, level: str, at_once: int) -> dict[str, Any]:
+def peak_memory(device: str, tokens: str, count: int, level: Level, at_once: int) -> dict[str, Any]:
     """MiB that forward and backward pass add to model and inputs."""
     torch.set_num_threads(1)
     mdlm, inputs = model_and_question(device, tokens)
     before = _peak(device)
-    config = MaskingConfig(level=level, ranker="fisher", probes=PROBES)  # type: ignore[arg-type]
+    config = MaskingConfig(level=level, ranker="fisher", probes=PROBES)
     site = make_site(mdlm, [inputs] * count, config)
     with torch.enable_grad():
         encoding = site.encode(differentiable=True)

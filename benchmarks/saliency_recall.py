@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from purifier.defense.config import Level, MaskingConfig
+from purifier.defense.config import Level, MaskingConfig, RankerName
 from purifier.defense.defend import make_site
 from purifier.defense.first_step import Response, first_steps, response_tail
 from purifier.defense.fisher import (
@@ -44,11 +44,11 @@ Scores = Mapping[str, Tensor]
 Method = Callable[[Mdlm, Inputs, TestSet, Level], Scores]
 
 
-def ranker_scores(name: str, **settings: Any) -> Method:
+def ranker_scores(name: RankerName, **settings: Any) -> Method:
     """The scores of a ranker of the product, under its name and settings."""
 
     def scores(mdlm: Mdlm, inputs: Inputs, test: TestSet, level: Level) -> Scores:
-        config = MaskingConfig(level=level, ranker=name, **settings)  # type: ignore[arg-type]
+        config = MaskingConfig(level=level, ranker=name, **settings)
         site = make_site(mdlm, [inputs], config)
         ranker = RANKERS[config.ranker]
         response = Response.of(mdlm, test.generation)

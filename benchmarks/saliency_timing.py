@@ -37,7 +37,7 @@ def cost_cells(device: str, repeats: int) -> Iterator[Work]:
         if setting.as_dear_as is None:
             times = 1 if name in SLOW else repeats
             for kind, change in KINDS.items() if setting.gated else [("", {})]:
-                masking = replace(setting.masking, **change)  # type: ignore[arg-type]
+                masking = replace(setting.masking, **change)
                 yield (
                     setting.middle_cell(name, kind),
                     lambda masking=masking, times=times: _middle(device, masking, times),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -97,16 +96,8 @@ def _tail_embeddings(mdlm: Mdlm, tails: Sequence[list[int]]) -> Sequence[Tensor]
     return torch.split(mdlm.token_embeddings(ids), [len(tail) for tail in tails])
 
 
-@dataclass
 class _Part:
-    """What one state runs in a pass over segments."""
-
-    row: int
-    state: DenoisingState
-    cache: ResponseCache
-    candidates: list[int]
-    full: bool
-    places: range
+    """What one state runs in a pass over segments: all of its sequence, or some places of it."""
 
     def __init__(
         self,

@@ -68,7 +68,13 @@ class BlockwiseDefence:
     def answer(self, asked: Sequence[Asked]) -> list[DenoisingState]:
         """Denoises the answers together, each as it would be alone."""
         states = [
-            DenoisingState(self.mdlm, each.defended.prompt, self.generation, SeededNoise(each.seed))
+            DenoisingState(
+                self.mdlm,
+                each.defended.prompt,
+                self.generation,
+                SeededNoise(each.seed),
+                first=each.defended.first,
+            )
             for each in asked
         ]
         for block in range(self.generation.n_blocks):
