@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,19 @@ from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.numeric import seconds
 
 PARTS = ("encode", "saliency", "mask")
+
+POSITIONS_TOGETHER = 8192
+"""Sequence positions worked on together: enough to keep a device busy, and a bound on memory."""
+
+
+class Long(Protocol):
+    """Something whose prompt has a length in positions."""
+
+    @property
+    def length(self) -> int: ...
+
+
+LongT = TypeVar("LongT", bound=Long)
 
 TAKES_FIRST_PASS: frozenset[CacheName] = frozenset({"prefix", "dual"})
 """Caches of `purifier.denoise` that keys and values of the first step are handed over to."""
@@ -73,7 +87,7 @@ def defend(
     seeds: Sequence[int] | None = None,
     check: Callable[[], None] | None = None,
     clock: Callable[[], float] | None = None,
-    positions_together: int = 8192,
+    positions_together: int = POSITIONS_TOGETHER,
 ) -> list[Defended]:
     """Encodes requests and masks the most salient visual evidence of each.
 
@@ -171,10 +185,10 @@ def masked_prompts(
 
 
 def groups(
-    requests: Sequence[Inputs], response: int, positions_together: int
-) -> Iterator[list[Inputs]]:
+    requests: Sequence[LongT], response: int, positions_together: int = POSITIONS_TOGETHER
+) -> Iterator[list[LongT]]:
     """Consecutive groups of requests whose padded batch has a bounded number of positions."""
-    group: list[Inputs] = []
+    group: list[LongT] = []
     longest = 0
     for request in requests:
         length = request.length + response

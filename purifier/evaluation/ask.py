@@ -7,6 +7,7 @@ from itertools import islice
 
 from purifier.answer import Answer, answer_batch
 from purifier.defense.config import MaskingConfig
+from purifier.defense.defend import groups
 from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Mdlm, Message
 
@@ -27,7 +28,7 @@ def ask(
         dialogues: Messages up to the answer.
         generation: Denoising settings.
         masking: The defence; None answers undefended.
-        batch_size: Requests denoised together.
+        batch_size: Requests denoised together, fewer where they are long.
         check: Called between batches and within; what it raises ends the work.
 
     Raises:
@@ -38,4 +39,7 @@ def ask(
         if check is not None:
             check()
         inputs = [mdlm.prepare(messages) for messages in batch]
-        yield from answer_batch(mdlm, inputs, generation=generation, masking=masking, check=check)
+        for group in groups(inputs, generation.gen_length):
+            yield from answer_batch(
+                mdlm, group, generation=generation, masking=masking, check=check
+            )

@@ -44,7 +44,7 @@ class PurifyConfig:
             the prompt and what is committed; else once, at its first step.
         flag_threshold: Nats by which masking must make a label's token less likely for the
             label to be flagged.
-        batch_size: Samples worked on together.
+        batch_size: Samples worked on together, fewer where they are long.
         seed: The job's seed.
     """
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from purifier.answer import check_length
 from purifier.data.sample import Sample, open_image
+from purifier.defense.defend import groups
 from purifier.errors import InvalidPrompt, PromptTooLong, RowError
 from purifier.mdlm.base import Inputs, Mdlm, Message
 from purifier.numeric import seconds
@@ -61,12 +62,22 @@ class Purifier:
             for each in window:
                 self._open(each)
             window.sort(key=lambda each: each.length)
-            for at in range(0, len(window), size):
+            for batch in self._batches(window):
                 check()
-                self._purify_batch(window[at : at + size], check)
+                self._purify_batch(batch, check)
             for each in window:
                 each.close()
         return [each.row() for each in work]
+
+    def _batches(self, window: Sequence[Work]) -> Iterator[list[Work]]:
+        """At most `batch_size` samples, and no more positions than memory is planned for.
+
+        Every sample of a batch may hold keys and values of all its positions.
+        """
+        size = self.config.batch_size
+        for group in groups(window, self.config.generation.gen_length):
+            for at in range(0, len(group), size):
+                yield group[at : at + size]
 
     def _open(self, work: Work) -> None:
         """Opens a sample's images and prepares its first question."""

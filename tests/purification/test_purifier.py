@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from purifier import GenerationConfig, MaskingConfig, answer
 from purifier.data.sample import Sample, open_image
+from purifier.defense.defend import groups
 from purifier.mdlm.llada_v import LladaV
 from purifier.purification.seeds import answer_seed
+from purifier.purification.work import Work
 from purifier.purify import PRESETS, PurifiedRow, Purifier, PurifyConfig
 from tests.purification.conftest import placed, sample
 
@@ -249,3 +252,25 @@ def test_a_check_ends_the_work(mdlm: LladaV, images: Path, samples: list[Sample]
 
 def test_no_samples(mdlm: LladaV, images: Path) -> None:
     assert Purifier(mdlm, CONFIG, images).purify([]) == []
+
+
+def test_a_batch_of_long_samples_is_small(
+    mdlm: LladaV, images: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every sample of a batch may hold keys and values of all its positions."""
+    expected = Purifier(mdlm, CONFIG, images).purify(samples)
+    sizes: list[int] = []
+    whole = Purifier._purify_batch
+
+    def watched(self: Purifier, batch: list[Work], check: Callable[[], None]) -> None:
+        sizes.append(len(batch))
+        whole(self, batch, check)
+
+    monkeypatch.setattr(Purifier, "_purify_batch", watched)
+    Purifier(mdlm, CONFIG, images).purify(samples)
+    assert max(sizes) > 1
+    sizes.clear()
+    monkeypatch.setattr(groups, "__defaults__", (1,))
+    found = Purifier(mdlm, CONFIG, images).purify(samples)
+    assert set(sizes) == {1}
+    assert [steady(row) for row in found] == [steady(row) for row in expected]
