@@ -65,12 +65,6 @@ def quality_cells(device: str) -> Iterator[Work]:
         )
 
 
-def _priority(cell: tuple[str, TargetName, str, float]) -> tuple[bool, bool, bool]:
-    _, _, name, ratio = cell
-    setting = SETTINGS[name]
-    return ratio != setting.ratios[0], not setting.fresh, setting.masking.ranker == "occlusion"
-
-
 def _runner(device: str, target: TargetName, test: TestSet) -> Runner:
     return Runner(load_mdlm(checkpoint_path(target), device=device), test, batch_size=64)
 
