@@ -20,7 +20,8 @@ _TOKENS = 1024
 _PER_LAYER = 17
 """Values that one decoder layer keeps for its backward pass, for every token and channel
 (34 bytes at 2 bytes a value: Korthikanti et al., arXiv 2205.05198, table 2, without the
-attention matrix, which fused attention does not keep)."""
+attention matrix, which fused attention does not keep). Relabelling keeps two of them, keys and
+values, for the 8,192 positions it works on together: less than this for one sample of 1,024."""
 
 
 class MemoryShort(Exception):
