@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -13,8 +14,8 @@ from benchmarks.load_arrivals import End, send
 from benchmarks.served import Served
 
 _TRIES = 5
-_MORE = 4
-_AGAIN = 0.2
+_MORE = 8
+_AGAIN = 0.05
 _PATIENCE = 120.0
 
 
@@ -57,19 +58,35 @@ async def promise(
             while (await send(client, body))[0] == "refused" and not full.is_set():
                 await asyncio.sleep(_AGAIN)
 
-        tasks = [asyncio.create_task(fill(next(bodies), full)) for _ in range(size + batch + _MORE)]
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(fill(next(bodies), full)) for _ in range(size + batch + _MORE)
+        ]
         try:
             await _until(server, client, lambda waiting: waiting >= size)
-            end, response = await send(client, next(bodies))
+            # Places come free all the time: of so many at once, one finds none.
+            more = [asyncio.create_task(send(client, next(bodies))) for _ in range(_MORE)]
+            tasks += more
+            refusal = await _first_refusal(more)
             full.set()
-            if end == "refused" and response is not None:
-                return await _kept(server, client, next(bodies), size, response)
+            if refusal is not None:
+                return await _kept(server, client, next(bodies), size, refusal)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await server.until_idle(client)
     raise RuntimeError("The queue was never full when it was asked.")
+
+
+async def _first_refusal(
+    asked: Sequence[asyncio.Task[tuple[End, httpx.Response | None]]],
+) -> httpx.Response | None:
+    """The first refusal among requests under way, if there is one."""
+    for ended in asyncio.as_completed(asked):
+        end, response = await ended
+        if end == "refused":
+            return response
+    return None
 
 
 async def _kept(
