@@ -19,7 +19,7 @@ from purifier.defense.fisher import (
 )
 from purifier.defense.plane import plane_shape, token_rasters
 from purifier.defense.probes import Estimator, apply_map, probe_basis, probe_map
-from purifier.defense.rankers import RANKERS
+from purifier.defense.rankers import RANKERS, Task
 from purifier.defense.saliency import top_fraction
 from purifier.defense.sites import Site
 from purifier.evaluation.intervals import Rate, wilson
@@ -54,7 +54,7 @@ def ranker_scores(name: RankerName, **settings: Any) -> Method:
         response = Response.of(mdlm, test.generation)
         with torch.set_grad_enabled(ranker.differentiates):
             encoding = site.encode(differentiable=ranker.differentiates)
-            raw = ranker.scores(site, encoding, response, config, lambda: None)
+            raw = ranker.scores(Task(site, encoding, response, config))
         pooling = 1 if ranker.regional else config.pooling
         label = ", ".join([name, *(f"{key} {value}" for key, value in settings.items())])
         return {label: site.finish(raw, pooling)[0]}

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.batch_bound import bound_table
 from benchmarks.profile import profile_table
 from benchmarks.speed_settings import GOALS, limit_of
 from purifier.evaluation.intervals import wilson
@@ -231,6 +232,7 @@ def tables(results: Path) -> dict[str, str]:
     made = {name: table(parts) for name, table in TABLES.items()}
     made["machine"] = "\n\n".join(made_on(parts)) + "\n"
     made["profile"] = profile_table(_read(results / "profile.json"))
+    made["bound"] = bound_table(_read(results / "batch_bound.json"))
     made["caches"] = caches_table(_read(results / "caches.json"))
     return made
 

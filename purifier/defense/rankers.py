@@ -46,6 +46,25 @@ from purifier.defense.two_stage import knockout, two_stage
 from purifier.numeric import wide
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is ranked.
+
+    Attributes:
+        site: Where units lie and how they are masked.
+        encoding: The requests, encoded.
+        response: The answer whose first denoising step is looked at.
+        config: Settings of the ranker.
+        check: Called before every pass of a ranker that takes many; what it raises ends the work.
+    """
+
+    site: Site
+    encoding: Encoding
+    response: Response
+    config: MaskingConfig
+    check: Callable[[], None] = lambda: None
+
+
 class Ranker(Protocol):
     """Scores the units of every image; a higher score is masked earlier."""
 
@@ -57,19 +76,8 @@ class Ranker(Protocol):
     def regional(self) -> bool:
         """Whether its scores are those of regions already, so that pooling is left out."""
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
-        """Per image float64 of its shape, on the CPU. A differentiable encoding is used up.
-
-        `check` is called before every pass of a ranker that takes many; what it raises ends
-        the work.
-        """
+    def scores(self, task: Task) -> list[Tensor]:
+        """Per image float64 of its shape, on the CPU. A differentiable encoding is used up."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +88,16 @@ class SampledForm:
     differentiates: bool = True
     regional: bool = False
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
+    def scores(self, task: Task) -> list[Tensor]:
         products = sampled_products(
-            site.mdlm, encoding, response, config, self.estimator, check=check
+            task.site.mdlm,
+            task.encoding,
+            task.response,
+            task.config,
+            self.estimator,
+            check=task.check,
         )
-        return site.from_leaves([sampled_scores(product) for product in products])
+        return task.site.from_leaves([sampled_scores(product) for product in products])
 
 
 @dataclass(frozen=True)
@@ -102,18 +108,16 @@ class ExactForm:
     differentiates: bool = True
     regional: bool = False
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
+    def scores(self, task: Task) -> list[Tensor]:
         products = exact_products(
-            site.mdlm, encoding, response, config, self.estimator, check=check
+            task.site.mdlm,
+            task.encoding,
+            task.response,
+            task.config,
+            self.estimator,
+            check=task.check,
         )
-        return site.from_leaves([exact_scores(product) for product in products])
+        return task.site.from_leaves([exact_scores(product) for product in products])
 
 
 @dataclass(frozen=True)
@@ -124,15 +128,10 @@ class LeaveOneOut:
     differentiates: bool = False
     regional: bool = False
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
-        return leave_one_out_kl(site, encoding, response, rows=self.rows, check=check)
+    def scores(self, task: Task) -> list[Tensor]:
+        return leave_one_out_kl(
+            task.site, task.encoding, task.response, rows=self.rows, check=task.check
+        )
 
 
 @dataclass(frozen=True)
@@ -143,15 +142,8 @@ class Occlusion:
     differentiates: bool = False
     regional: bool = True
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
-        return occlusion(site, encoding, response, rows=self.rows, check=check)
+    def scores(self, task: Task) -> list[Tensor]:
+        return occlusion(task.site, task.encoding, task.response, rows=self.rows, check=task.check)
 
 
 @dataclass(frozen=True)
@@ -161,15 +153,8 @@ class Knockout:
     differentiates: bool = False
     regional: bool = True
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
-        return knockout(site, encoding, response, config, check)
+    def scores(self, task: Task) -> list[Tensor]:
+        return knockout(task.site, task.encoding, task.response, task.config, task.check)
 
 
 @dataclass(frozen=True)
@@ -179,15 +164,8 @@ class TwoStage:
     differentiates: bool = False
     regional: bool = True
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
-        return two_stage(site, encoding, response, config, check)
+    def scores(self, task: Task) -> list[Tensor]:
+        return two_stage(task.site, task.encoding, task.response, task.config, task.check)
 
 
 @dataclass(frozen=True)
@@ -198,22 +176,15 @@ class Attention:
     regional: bool = False
 
     @torch.no_grad()
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
-        batch = first_step_batch(site.mdlm, encoding.prompts, response)
-        mass = wide(site.mdlm.attention(batch.embeds, batch.positions, batch.lengths))
+    def scores(self, task: Task) -> list[Tensor]:
+        batch = first_step_batch(task.site.mdlm, task.encoding.prompts, task.response)
+        mass = wide(task.site.mdlm.attention(batch.embeds, batch.positions, batch.lengths))
         tokens = [
             mass[owner, span.start : span.start + span.length]
-            for owner, prompt in enumerate(encoding.prompts)
+            for owner, prompt in enumerate(task.encoding.prompts)
             for span in prompt.spans
         ]
-        return site.from_tokens(tokens)
+        return task.site.from_tokens(tokens)
 
 
 @dataclass(frozen=True)
@@ -223,18 +194,11 @@ class Gradient:
     differentiates: bool = True
     regional: bool = False
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
-        logits = first_step_logits(site.mdlm, encoding.prompts, response)
+    def scores(self, task: Task) -> list[Tensor]:
+        logits = first_step_logits(task.site.mdlm, task.encoding.prompts, task.response)
         likelihood = torch.log_softmax(logits, dim=-1).amax(-1).sum()
-        gradients = torch.autograd.grad(likelihood, encoding.leaves)
-        return site.from_leaves([wide(gradient).norm(dim=-1) for gradient in gradients])
+        gradients = torch.autograd.grad(likelihood, task.encoding.leaves)
+        return task.site.from_leaves([wide(gradient).norm(dim=-1) for gradient in gradients])
 
 
 @dataclass(frozen=True)
@@ -244,19 +208,12 @@ class Random:
     differentiates: bool = False
     regional: bool = False
 
-    def scores(
-        self,
-        site: Site,
-        encoding: Encoding,
-        response: Response,
-        config: MaskingConfig,
-        check: Callable[[], None],
-    ) -> list[Tensor]:
+    def scores(self, task: Task) -> list[Tensor]:
         generators: dict[int, torch.Generator] = {}
         result = []
-        for owner, shape in zip(site.owners, site.shapes, strict=True):
+        for owner, shape in zip(task.site.owners, task.site.shapes, strict=True):
             if owner not in generators:
-                seed = encoding.seed(owner, config.seed)
+                seed = task.encoding.seed(owner, task.config.seed)
                 generators[owner] = torch.Generator().manual_seed(seed)
             result.append(torch.rand(shape, generator=generators[owner], dtype=torch.float64))
         return result

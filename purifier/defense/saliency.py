@@ -11,7 +11,7 @@ from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import Response
-from purifier.defense.rankers import RANKERS
+from purifier.defense.rankers import RANKERS, Task
 from purifier.defense.sites import Encoding, Site, TokenSite
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidSetting
@@ -73,8 +73,9 @@ def unit_scores(
     Raises:
         PurifierError: If a score is not finite.
     """
-    raw = RANKERS[config.ranker].scores(site, encoding, response, config, check)
-    scores = site.finish(raw, 1 if RANKERS[config.ranker].regional else config.pooling)
+    ranker = RANKERS[config.ranker]
+    raw = ranker.scores(Task(site, encoding, response, config, check))
+    scores = site.finish(raw, 1 if ranker.regional else config.pooling)
     for score in scores:
         require_finite(score)
     return scores

@@ -14,7 +14,7 @@ from purifier.defense.config import N_WINDOWS, Level, MaskingConfig
 from purifier.defense.defend import Defended, defend, make_site
 from purifier.defense.first_step import FirstStep, Response, first_steps, response_tail
 from purifier.defense.leave_one_out import occlusion
-from purifier.defense.rankers import RANKERS
+from purifier.defense.rankers import RANKERS, Task
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.state import DenoisingState
 from purifier.denoise.step import denoising_step
@@ -40,7 +40,7 @@ def masking(level: str = "patch", **settings: Any) -> MaskingConfig:
 def scores(mdlm: LladaV, requests: Sequence[Inputs], config: MaskingConfig) -> list[torch.Tensor]:
     site = make_site(mdlm, requests, config)
     encoding = site.encode(differentiable=False)
-    return RANKERS[config.ranker].scores(site, encoding, RESPONSE, config, lambda: None)
+    return RANKERS[config.ranker].scores(Task(site, encoding, RESPONSE, config))
 
 
 @pytest.fixture

@@ -10,12 +10,10 @@ import os
 import tarfile
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,9 +23,15 @@ from server.config import ServerConfig, UploadLimits
 from server.data_sets import DataRoot, DataSets
 from server.errors import DataFileNotFound, StorageFull
 from server.multipart import UploadForm
-from server.schemas import ErrorEnvelope
 from server.store.files import FileStore
-from tests.support.job_server import JobServer, data_archive, job_server, llava_row
+from tests.support.job_server import (
+    JobServer,
+    data_archive,
+    job_server,
+    llava_row,
+    refusal,
+    upload_file,
+)
 
 LIMIT = 300_000
 
@@ -44,30 +48,8 @@ def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield running
 
 
-def upload(
-    server: JobServer,
-    content: bytes,
-    filename: str = "data.zip",
-    key: str = "alice",
-    **fields: str,
-) -> httpx.Response:
-    with server.client(key) as client:
-        return client.post(
-            "/v1/files",
-            data={"purpose": "fine-tune"} | fields,
-            files={"file": (filename, content)},
-        )
-
-
 def folders(server: JobServer) -> set[str]:
     return {path.name for path in (server.home / "files").iterdir()}
-
-
-def error(response: httpx.Response) -> tuple[int, str, str | None]:
-    body = ErrorEnvelope.model_validate(response.json()).error
-    assert body.message.endswith(".")
-    assert response.headers["x-should-retry"] == "false"
-    return response.status_code, body.code, body.param
 
 
 def as_tar(content: bytes, name: str = "data.jsonl") -> bytes:
@@ -104,7 +86,7 @@ UPLOADS = {
 @pytest.mark.parametrize("kind", UPLOADS)
 def test_what_is_uploaded_can_be_opened(server: JobServer, kind: str) -> None:
     content, filename, expected = UPLOADS[kind]
-    made = upload(server, content, filename).raise_for_status().json()
+    made = upload_file(server, content, filename).raise_for_status().json()
     assert made.pop("created_at") <= time.time()
     file_id = made.pop("id")
     assert made == {
@@ -132,7 +114,7 @@ def test_what_is_uploaded_can_be_opened(server: JobServer, kind: str) -> None:
     ],
 )
 def test_a_name_is_shown_and_never_used(server: JobServer, filename: str, shown: str) -> None:
-    assert upload(server, TEXT_ROW, filename).json()["filename"] == shown
+    assert upload_file(server, TEXT_ROW, filename).json()["filename"] == shown
 
 
 BAD_UPLOADS = {
@@ -152,7 +134,7 @@ BAD_UPLOADS = {
 def test_a_bad_file_is_refused_and_leaves_nothing(server: JobServer, kind: str) -> None:
     content, status, code = BAD_UPLOADS[kind]
     before = folders(server)
-    assert error(upload(server, content)) == (status, code, "file")
+    assert refusal(upload_file(server, content)) == (status, code, "file")
     assert folders(server) == before
 
 
@@ -188,7 +170,7 @@ def test_a_bad_form_is_refused_and_leaves_nothing(server: JobServer, kind: str) 
     with server.client() as client:
         headers = {"content-type": "multipart/form-data; boundary=sep"}
         response = client.post("/v1/files", content=content, headers=headers)
-    assert list(error(response)) == expected
+    assert list(refusal(response)) == expected
     assert folders(server) == before
 
 
@@ -199,7 +181,7 @@ def test_a_bad_form_is_refused_and_leaves_nothing(server: JobServer, kind: str) 
 def test_what_is_no_form_is_refused(server: JobServer, content_type: str) -> None:
     with server.client() as client:
         response = client.post("/v1/files", content=b"{}", headers={"content-type": content_type})
-    assert error(response) == (415, "unsupported_media_type", None)
+    assert refusal(response) == (415, "unsupported_media_type", None)
 
 
 def test_a_form_is_the_same_in_pieces_of_any_size() -> None:
@@ -220,10 +202,10 @@ def test_a_form_is_the_same_in_pieces_of_any_size() -> None:
 
 def test_an_upload_has_its_own_limit_and_nothing_else_has(server: JobServer) -> None:
     big = TEXT_ROW + b"\n" + b" " * 100_000
-    upload(server, big, "big.jsonl").raise_for_status()
+    upload_file(server, big, "big.jsonl").raise_for_status()
     too_big = TEXT_ROW + b" " * LIMIT
     before = folders(server)
-    assert error(upload(server, too_big)) == (413, "body_too_large", None)
+    assert refusal(upload_file(server, too_big)) == (413, "body_too_large", None)
 
     def pieces() -> Iterator[bytes]:
         yield form(PURPOSE)[: -len(b"--sep--\r\n")] + form(('name="file"', b""), end=b"")[:-2]
@@ -233,11 +215,11 @@ def test_an_upload_has_its_own_limit_and_nothing_else_has(server: JobServer) -> 
     with server.client() as client:
         headers = {"content-type": "multipart/form-data; boundary=sep"}
         chunked = client.post("/v1/files", content=pieces(), headers=headers)
-        assert error(chunked) == (413, "body_too_large", None)
+        assert refusal(chunked) == (413, "body_too_large", None)
         assert f"{LIMIT:,}" in chunked.json()["error"]["message"]
         for path in ("/v1/fine_tuning/jobs", "/v1/chat/completions", "/v1/files/"):
             other = client.post(path, content=b" " * 20_001)
-            assert error(other)[:2] == (413, "body_too_large")
+            assert refusal(other)[:2] == (413, "body_too_large")
             assert "20,000" in other.json()["error"]["message"]
     assert folders(server) == before
 
@@ -274,7 +256,7 @@ def wait_until(true: Any) -> None:
 
 
 def test_files_are_listed_in_pages_for_their_owner(server: JobServer) -> None:
-    mine = [upload(server, TEXT_ROW, f"{n}.jsonl", key="bob").json()["id"] for n in range(3)]
+    mine = [upload_file(server, TEXT_ROW, f"{n}.jsonl", key="bob").json()["id"] for n in range(3)]
     with server.client("bob") as bob, server.client("alice") as alice:
         newest = bob.get("/v1/files", params={"limit": 2}).json()
         assert [item["id"] for item in newest["data"]] == mine[:0:-1]
@@ -290,50 +272,11 @@ def test_files_are_listed_in_pages_for_their_owner(server: JobServer) -> None:
         for method, path in [("GET", mine[0]), ("DELETE", mine[0]), ("GET", f"?after={mine[0]}")]:
             separator = "" if path.startswith("?") else "/"
             response = alice.request(method, f"/v1/files{separator}{path}")
-            assert error(response)[:2] == (404, "file_not_found")
+            assert refusal(response)[:2] == (404, "file_not_found")
         assert not set(mine) & {item["id"] for item in alice.get("/v1/files").json()["data"]}
     with server.client("admin") as admin:
         everybody = {item["id"] for item in admin.get("/v1/files").json()["data"]}
     assert set(mine) < everybody
-
-
-def test_a_label_file_comes_back_byte_for_byte(server: JobServer) -> None:
-    made = upload(server, TEXT_ROW + b"\r\n\n", "ü b.jsonl").json()
-    with server.client() as client:
-        answer = client.get(f"/v1/files/{made['id']}/content").raise_for_status()
-    assert hashlib.sha256(answer.content).hexdigest() == made["sha256"]
-    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''%C3%BC%20b.jsonl"
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "sandbox" in answer.headers["content-security-policy"]
-    assert answer.headers["content-type"] == "application/octet-stream"
-
-
-def test_an_archive_comes_back_as_a_tar_of_its_members(server: JobServer) -> None:
-    sent = data_archive(rows=3, folder="my/data/")
-    made = upload(server, sent, "x.zip").json()
-    with server.client() as client:
-        answer = client.get(f"/v1/files/{made['id']}/content").raise_for_status()
-    assert int(answer.headers["content-length"]) == len(answer.content)
-    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
-        found = {
-            member.name: file.read()
-            for member in archive.getmembers()
-            if (file := archive.extractfile(member))
-        }
-    with zipfile.ZipFile(io.BytesIO(sent)) as original:
-        assert found == {name: original.read(name) for name in original.namelist()}
-    again = upload(server, answer.content, "again.tar").raise_for_status().json()
-    assert len(list(open_dataset(server.files.data(again["id"])).rows())) == 3
-
-
-def test_content_is_for_its_owner(server: JobServer) -> None:
-    file_id = upload(server, TEXT_ROW).json()["id"]
-    for key, expected in [("bob", 404), ("infer", 403), ("reader", 404), ("admin", 200)]:
-        with server.client(key) as client:
-            assert client.get(f"/v1/files/{file_id}/content").status_code == expected, key
-    with server.client() as client:
-        for name in ("file-none", "..%2F..", "%2Fetc%2Fpasswd"):
-            assert client.get(f"/v1/files/{name}/content").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -342,25 +285,25 @@ def test_content_is_for_its_owner(server: JobServer) -> None:
 )
 def test_a_bad_query_is_refused(server: JobServer, query: str, param: str) -> None:
     with server.client() as client:
-        assert error(client.get(f"/v1/files?{query}")) == (422, "invalid_request", param)
+        assert refusal(client.get(f"/v1/files?{query}")) == (422, "invalid_request", param)
 
 
 def test_a_deleted_file_is_gone(server: JobServer) -> None:
-    file_id = upload(server, data_archive()).json()["id"]
+    file_id = upload_file(server, data_archive()).json()["id"]
     with server.client() as client:
         gone = client.delete(f"/v1/files/{file_id}").raise_for_status().json()
         assert gone == {"id": file_id, "object": "file", "deleted": True}
         for method in ("GET", "DELETE"):
             response = client.request(method, f"/v1/files/{file_id}")
-            assert error(response)[:2] == (404, "file_not_found")
+            assert refusal(response)[:2] == (404, "file_not_found")
     assert file_id not in folders(server)
 
 
 def test_a_file_that_a_job_reads_is_kept(server: JobServer) -> None:
-    file_id = upload(server, data_archive()).json()["id"]
+    file_id = upload_file(server, data_archive()).json()["id"]
     with server.client() as client:
         job = client.post("/v1/fine_tuning/jobs", json={"training_file": file_id}).json()
-        assert error(client.delete(f"/v1/files/{file_id}"))[:2] == (409, "file_in_use")
+        assert refusal(client.delete(f"/v1/files/{file_id}"))[:2] == (409, "file_in_use")
         client.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel").raise_for_status()
         client.delete(f"/v1/files/{file_id}").raise_for_status()
 
@@ -379,7 +322,7 @@ def test_ids_are_never_paths(server: JobServer) -> None:
 
 
 def test_what_a_killed_server_left_is_removed_a_day_later(server: JobServer) -> None:
-    kept = upload(server, TEXT_ROW).json()["id"]
+    kept = upload_file(server, TEXT_ROW).json()["id"]
     folder = server.home / "files"
     stale = [folder / ".incoming-old", folder / "file-orphan"]
     fresh = folder / ".incoming-new"

@@ -1,28 +1,30 @@
-"""The job API over a real socket: created, shown, steered, followed; every refusal."""
+"""The job API over a real socket: created, shown, steered; every refusal."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from purifier.mdlm.registry import checkpoint_id
 from server.errors import NotFound
 from server.jobs.service import report_key
 from server.jobs.spec import Sources
-from server.routes import job_events
 from server.routes.access import needed
-from server.schemas import ErrorEnvelope
-from tests.support.job_server import JobServer, data_archive, job_server
+from tests.support.job_server import (
+    JOBS,
+    JobServer,
+    create_job,
+    data_archive,
+    job_server,
+    refusal,
+)
 
-JOBS = "/v1/fine_tuning/jobs"
 DEMO = {"training_file": "demo"}
 
 
@@ -30,26 +32,6 @@ DEMO = {"training_file": "demo"}
 def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
     with job_server(tmp_path_factory.mktemp("home"), tiny_checkpoint) as running:
         yield running
-
-
-def create(server: JobServer, key: str = "alice", **body: Any) -> dict[str, Any]:
-    with server.client(key) as client:
-        response = client.post(JOBS, json=DEMO | body)
-    assert response.status_code == 202, response.text
-    made: dict[str, Any] = response.json()
-    return made
-
-
-def error(response: httpx.Response) -> tuple[int, str, str | None]:
-    body = ErrorEnvelope.model_validate(response.json()).error
-    assert body.message.endswith(".")
-    assert response.headers["x-should-retry"] == "false"
-    return response.status_code, body.code, body.param
-
-
-def say(server: JobServer, job: str, *messages: str) -> None:
-    for message in messages:
-        server.events.append(job, message)
 
 
 def test_a_job_is_created_with_every_default(server: JobServer, tiny_checkpoint: Path) -> None:
@@ -73,7 +55,7 @@ def test_a_job_is_created_with_every_default(server: JobServer, tiny_checkpoint:
     }
     assert made["method"]["disp"]["masking"]["ratio"] == 0.1
     assert str(server.home) not in json.dumps(made)
-    again = create(server, **{name: made[name] for name in ("method", "seed", "model")})
+    again = create_job(server, **{name: made[name] for name in ("method", "seed", "model")})
     assert again["method"] == made["method"]
 
 
@@ -81,7 +63,7 @@ def test_ids_become_places_on_the_server_alone(server: JobServer, tiny_checkpoin
     with server.client() as client:
         form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("x.zip", data_archive())}}
         file_id = client.post("/v1/files", **form).json()["id"]  # type: ignore[arg-type]
-    made = create(server, training_file=file_id, validation_file="demo")
+    made = create_job(server, training_file=file_id, validation_file="demo")
     sources = Sources.from_dict(server.jobs.get(made["id"]).sources)
     assert sources.model == tiny_checkpoint.resolve()
     assert sources.data == server.files.data(file_id)
@@ -93,7 +75,7 @@ def test_ids_become_places_on_the_server_alone(server: JobServer, tiny_checkpoin
 
 @pytest.mark.parametrize("name", ["default", "tiny"])
 def test_a_model_has_several_names(server: JobServer, tiny_checkpoint: Path, name: str) -> None:
-    assert create(server, model=name)["model"] == checkpoint_id(tiny_checkpoint)
+    assert create_job(server, model=name)["model"] == checkpoint_id(tiny_checkpoint)
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str, str]] = {
@@ -144,7 +126,7 @@ def test_a_bad_request_is_refused_by_name(server: JobServer, name: str) -> None:
     with server.client() as client:
         before = client.get(JOBS).json()["data"]
         response = client.post(JOBS, json=DEMO | body)
-        assert list(error(response)) == expected
+        assert list(refusal(response)) == expected
         assert expected[-1] in response.json()["error"]["message"] or expected[0] == 404
         assert client.get(JOBS).json()["data"] == before
 
@@ -163,7 +145,7 @@ def test_a_bad_body_is_refused(
 ) -> None:
     with server.client() as client:
         sent = client.post(JOBS, content=content, headers={"content-type": content_type})
-    assert error(sent) == expected
+    assert refusal(sent) == expected
 
 
 def test_activating_without_asking_needs_a_scope(server: JobServer) -> None:
@@ -171,8 +153,8 @@ def test_activating_without_asking_needs_a_scope(server: JobServer) -> None:
     body = {"method": {"type": "disp", "disp": disp}}
     with server.client() as client:
         refused = client.post(JOBS, json=DEMO | body)
-    assert error(refused) == (403, "scope_missing", "method.disp.activate")
-    assert create(server, "admin", **body)["method"]["disp"]["activate"] == "auto"
+    assert refusal(refused) == (403, "scope_missing", "method.disp.activate")
+    assert create_job(server, "admin", **body)["method"]["disp"]["activate"] == "auto"
 
 
 def test_an_idempotency_key_finds_the_job_again(server: JobServer) -> None:
@@ -183,11 +165,11 @@ def test_an_idempotency_key_finds_the_job_again(server: JobServer) -> None:
         assert (second.status_code, second.json()) == (202, first.json())
         assert second.headers["location"] == first.headers["location"]
         other = client.post(JOBS, json=DEMO | {"seed": 1}, headers=headers)
-        assert error(other) == (422, "idempotency_conflict", None)
+        assert refusal(other) == (422, "idempotency_conflict", None)
         assert bob.post(JOBS, json=DEMO, headers=headers).json()["id"] != first.json()["id"]
         for bad in ("", "x" * 256):
             sent = client.post(JOBS, json=DEMO, headers={"idempotency-key": bad})
-            assert error(sent) == (422, "invalid_request", "Idempotency-Key")
+            assert refusal(sent) == (422, "invalid_request", "Idempotency-Key")
 
 
 def test_one_idempotency_key_sent_at_once_makes_one_job(server: JobServer) -> None:
@@ -222,7 +204,7 @@ def test_what_the_openai_package_repeats_is_made_once(server: JobServer) -> None
 
 
 def test_jobs_are_listed_in_pages_for_their_owner(server: JobServer) -> None:
-    mine = [create(server, "bob", seed=n)["id"] for n in range(3)]
+    mine = [create_job(server, "bob", seed=n)["id"] for n in range(3)]
     with server.client("bob") as bob:
         page = bob.get(JOBS, params={"limit": 2}).json()
         assert [job["id"] for job in page["data"]] == mine[:0:-1]
@@ -237,7 +219,7 @@ def test_jobs_are_listed_in_pages_for_their_owner(server: JobServer) -> None:
 
 
 def test_a_job_of_another_key_is_not_there(server: JobServer) -> None:
-    job = create(server, "bob")["id"]
+    job = create_job(server, "bob")["id"]
     routes = [
         ("GET", f"{JOBS}/{job}"),
         ("GET", f"{JOBS}?after={job}"),
@@ -251,9 +233,9 @@ def test_a_job_of_another_key_is_not_there(server: JobServer) -> None:
     ]
     with server.client("alice") as alice, server.client("bob") as bob:
         for method, path in routes:
-            assert error(alice.request(method, path)) == (404, "job_not_found", None)
+            assert refusal(alice.request(method, path)) == (404, "job_not_found", None)
             nobody = path.replace(job, "ftjob-0")
-            assert error(alice.request(method, nobody)) == (404, "job_not_found", None)
+            assert refusal(alice.request(method, nobody)) == (404, "job_not_found", None)
         assert bob.get(f"{JOBS}/{job}").json()["status"] == "queued"
     with server.client("admin") as admin:
         assert admin.get(f"{JOBS}/{job}").json()["id"] == job
@@ -265,36 +247,36 @@ def test_a_file_of_another_key_is_not_there(server: JobServer) -> None:
         file_id = bob.post("/v1/files", **form).json()["id"]  # type: ignore[arg-type]
         for field in ("training_file", "validation_file"):
             sent = alice.post(JOBS, json=DEMO | {field: file_id})
-            assert error(sent) == (404, "file_not_found", field)
+            assert refusal(sent) == (404, "file_not_found", field)
 
 
 def test_a_job_is_paused_resumed_and_cancelled(server: JobServer) -> None:
-    job = create(server)["id"]
+    job = create_job(server)["id"]
     with server.client() as client:
         for action, status in [("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")]:
             done = client.post(f"{JOBS}/{job}/{action}").raise_for_status().json()
             assert (done["id"], done["status"]) == (job, status)
         for action in ("cancel", "pause", "resume"):
-            assert error(client.post(f"{JOBS}/{job}/{action}"))[:2] == (409, "job_state_conflict")
+            assert refusal(client.post(f"{JOBS}/{job}/{action}"))[:2] == (409, "job_state_conflict")
         assert client.get(f"{JOBS}/{job}").json()["finished_at"] is not None
 
 
 def test_who_only_reads_changes_nothing(server: JobServer) -> None:
-    job = create(server)["id"]
+    job = create_job(server)["id"]
     with server.client("reader") as reader:
-        assert error(reader.post(JOBS, json=DEMO)) == (403, "scope_missing", None)
+        assert refusal(reader.post(JOBS, json=DEMO)) == (403, "scope_missing", None)
         for action in ("cancel", "pause", "resume", "approve"):
             sent = reader.post(f"{JOBS}/{job}/{action}")
-            assert error(sent) == (403, "scope_missing", None)
+            assert refusal(sent) == (403, "scope_missing", None)
 
 
 def test_approval_is_an_admins_and_is_written_down(
     server: JobServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = create(server)["id"]
+    job = create_job(server)["id"]
     with server.client() as client, server.client("admin") as admin:
-        assert error(client.post(f"{JOBS}/{job}/approve"))[:2] == (403, "scope_missing")
-        assert error(admin.post(f"{JOBS}/{job}/approve"))[:2] == (409, "job_state_conflict")
+        assert refusal(client.post(f"{JOBS}/{job}/approve"))[:2] == (403, "scope_missing")
+        assert refusal(admin.post(f"{JOBS}/{job}/approve"))[:2] == (409, "job_state_conflict")
         assert server.services.audit is not None
         before = server.services.audit.verify().rows
         waiting = replace(server.jobs.get(job), result="tiny-2@sha256:0", approved=True)
@@ -310,7 +292,7 @@ def test_approval_is_an_admins_and_is_written_down(
 def test_the_checkpoint_of_a_job_is_shown(
     server: JobServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = create(server)["id"]
+    job = create_job(server)["id"]
     path = f"{JOBS}/{job}/checkpoints"
     with server.client() as client:
         assert client.get(path).json()["data"] == []
@@ -324,132 +306,11 @@ def test_the_checkpoint_of_a_job_is_shown(
     assert (shown["state"], shown["gate_passed"], shown["evaluation"]) == ("active", None, {})
 
 
-def test_events_are_paged_both_ways(server: JobServer) -> None:
-    job = create(server)["id"]
-    say(server, job, "two", "three", "four")
-    with server.client() as client:
-
-        def page(**query: Any) -> tuple[list[str], bool, str]:
-            body = client.get(f"{JOBS}/{job}/events", params=query).raise_for_status().json()
-            messages = [event["message"] for event in body["data"]]
-            return messages, body["has_more"], body["data"][-1]["id"] if messages else ""
-
-        newest, more, last = page(limit=2)
-        assert (newest, more) == (["four", "three"], True)
-        assert page(limit=2, after=last)[:2] == (["two", "The job was created."], False)
-        oldest, more, last = page(limit=3, order="asc")
-        assert (oldest, more) == (["The job was created.", "two", "three"], True)
-        assert page(order="asc", after=last)[:2] == (["four"], False)
-        assert page(order="asc", after=f"{job}.4")[:2] == ([], False)
-        event = client.get(f"{JOBS}/{job}/events", params={"limit": 1}).json()["data"][0]
-    assert event.pop("created_at") <= time.time()
-    assert event == {
-        "id": f"{job}.4",
-        "object": "fine_tuning.job.event",
-        "number": 4,
-        "level": "info",
-        "type": "message",
-        "message": "four",
-        "data": {},
-    }
-
-
-@pytest.mark.parametrize(
-    ("query", "headers", "param"),
-    [
-        ("limit=0", {}, "limit"),
-        ("limit=1001", {}, "limit"),
-        ("order=x", {}, "order"),
-        ("stream=maybe", {}, "stream"),
-        ("after=1", {}, "after"),
-        ("after=ftjob-0.1", {}, "after"),
-        ("after={job}.x", {}, "after"),
-        ("after={job}.-1", {}, "after"),
-        ("after={job}.99999999999999999999", {}, "after"),
-        ("stream=true&after=x", {}, "after"),
-        ("stream=true", {"last-event-id": "x"}, "Last-Event-ID"),
-    ],
-)
-def test_a_bad_question_for_events_is_refused(
-    server: JobServer, query: str, headers: dict[str, str], param: str
-) -> None:
-    job = create(server)["id"]
-    with server.client() as client:
-        path = f"{JOBS}/{job}/events?{query.replace('{job}', job)}"
-        assert error(client.get(path, headers=headers)) == (422, "invalid_request", param)
-
-
-def read_events(lines: Iterator[str], count: int) -> list[tuple[str, Any]]:
-    """The next events of a stream, each with its id; comments are left out."""
-    found: list[tuple[str, Any]] = []
-    data = event_id = ""
-    while len(found) < count:
-        line = next(lines)
-        if line.startswith("data: "):
-            data = line.removeprefix("data: ")
-        elif line.startswith("id: "):
-            event_id = line.removeprefix("id: ")
-        elif not line and data:
-            found.append((event_id, data if data == "[DONE]" else json.loads(data)))
-            data = event_id = ""
-    return found
-
-
-def test_a_stream_follows_resumes_and_ends(server: JobServer) -> None:
-    job = create(server)["id"]
-    path = f"{JOBS}/{job}/events?stream=true"
-    with server.client() as client:
-        with client.stream("GET", path) as stream:
-            assert stream.headers["content-type"].startswith("text/event-stream")
-            assert stream.headers["cache-control"] == "no-cache"
-            lines = stream.iter_lines()
-            [(first, event)] = read_events(lines, 1)
-            assert (first, event["message"]) == (f"{job}.1", "The job was created.")
-            say(server, job, "two", "three")
-            seen = read_events(lines, 2)
-            assert [event["message"] for _, event in seen] == ["two", "three"]
-        say(server, job, "four")
-        client.post(f"{JOBS}/{job}/cancel").raise_for_status()
-        with client.stream("GET", path, headers={"last-event-id": seen[0][0]}) as stream:
-            rest = read_events(stream.iter_lines(), 4)
-        messages = [event if event == "[DONE]" else event["message"] for _, event in rest]
-        assert messages == ["three", "four", "The job was cancelled.", "[DONE]"]
-        with client.stream("GET", f"{path}&after={job}.4") as stream:
-            body = "".join(stream.iter_text())
-        assert body.endswith("data: [DONE]\n\n")
-        assert body.count("data: ") == 2
-
-
-def test_a_quiet_stream_says_that_it_lives(
-    server: JobServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_events, "QUIET_SECONDS", 0.0)
-    job = create(server)["id"]
-    with (
-        server.client() as client,
-        client.stream("GET", f"{JOBS}/{job}/events?stream=true") as stream,
-    ):
-        assert next(line for line in stream.iter_lines() if line.startswith(":")) == ": ping"
-
-
-def test_a_stream_ends_when_the_server_stops(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with job_server(tmp_path, tiny_checkpoint) as server:
-        job = create(server)["id"]
-        with (
-            server.client() as client,
-            client.stream("GET", f"{JOBS}/{job}/events?stream=true") as stream,
-        ):
-            lines = stream.iter_lines()
-            read_events(lines, 1)
-            server.engine.close(0)
-            assert "[DONE]" not in "".join(lines)
-
-
 def test_a_report_is_served_closed(server: JobServer) -> None:
-    job = create(server)["id"]
+    job = create_job(server)["id"]
     path = f"/v1/jobs/{job}/report"
     with server.client() as client:
-        assert error(client.get(path))[:2] == (409, "job_state_conflict")
+        assert refusal(client.get(path))[:2] == (409, "job_state_conflict")
         server.store.write(report_key(job, "html"), b"<h1>Report</h1><script>alert(1)</script>")
         server.store.write(report_key(job, "json"), b'{"job": 1}')
         page = client.get(path, headers={"accept": "text/html,*/*"})
@@ -465,7 +326,7 @@ def test_a_report_is_served_closed(server: JobServer) -> None:
         asked = client.get(path, params={"format": "html"}, headers={"accept": "application/json"})
         assert asked.text == page.text
         bad = client.get(path, params={"format": "pdf"})
-        assert error(bad) == (422, "invalid_request", "format")
+        assert refusal(bad) == (422, "invalid_request", "format")
 
 
 def test_a_server_without_a_data_folder_says_so() -> None:

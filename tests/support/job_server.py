@@ -22,6 +22,7 @@ from server.config import ServerConfig
 from server.data_sets import DataOptions, DataSets
 from server.engine import Engine
 from server.jobs.service import JobService
+from server.schemas import ErrorEnvelope
 from server.security.keys import SCOPES, KeyRing, Scope, new_secret, record_of
 from server.services import Services
 from server.store.audit import AuditLog
@@ -31,6 +32,7 @@ from server.store.database import Database
 from server.store.events import EventLog
 from server.store.files import FileStore
 
+JOBS = "/v1/fine_tuning/jobs"
 KEYS: dict[str, tuple[Scope, ...]] = {
     "admin": SCOPES,
     "alice": ("jobs:read", "jobs:write"),
@@ -158,3 +160,36 @@ def data_archive(rows: int = 2, folder: str = "") -> bytes:
         for number in range(rows):
             archive.writestr(f"{folder}images/{number}.png", image.getvalue())
     return file.getvalue()
+
+
+def create_job(server: JobServer, key: str = "alice", **body: Any) -> dict[str, Any]:
+    """A job on the demo's data."""
+    with server.client(key) as client:
+        response = client.post(JOBS, json={"training_file": "demo"} | body)
+    assert response.status_code == 202, response.text
+    made: dict[str, Any] = response.json()
+    return made
+
+
+def upload_file(
+    server: JobServer,
+    content: bytes,
+    filename: str = "data.zip",
+    key: str = "alice",
+    **fields: str,
+) -> httpx.Response:
+    """Sends a file for training."""
+    with server.client(key) as client:
+        return client.post(
+            "/v1/files",
+            data={"purpose": "fine-tune"} | fields,
+            files={"file": (filename, content)},
+        )
+
+
+def refusal(response: httpx.Response) -> tuple[int, str, str | None]:
+    """Status, code and field of a refusal in the form of every other one."""
+    body = ErrorEnvelope.model_validate(response.json()).error
+    assert body.message.endswith(".")
+    assert response.headers["x-should-retry"] == "false"
+    return response.status_code, body.code, body.param
