@@ -106,8 +106,9 @@ class Batch:
 
     def _step_group(self, serving: Serving, group: Sequence[Running]) -> None:
         """Steps requests of one checkpoint together; if that fails, one by one."""
-        before = [_Kept.of(item) for item in group]
+        before: list[_Kept] = []
         try:
+            before += [_Kept.of(item) for item in group]
             self._move(serving, group)
         except Exception as error:
             if len(group) == 1:
@@ -136,12 +137,12 @@ class Batch:
                     item.ticket.progress(piece)
                 return
             answer = finish(item.ticket.serving.mdlm, item.begun)
+            self._outcomes.answered(item.ticket, answer)
         except Exception as error:
             self._leave(item, error)
             return
         self._running.remove(item)
         self._pace.ends(state.steps_run, state.config.n_steps)
-        self._outcomes.answered(item.ticket, answer)
 
     def _leave(self, item: Running, error: Exception) -> None:
         self._running.remove(item)

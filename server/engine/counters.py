@@ -89,12 +89,14 @@ class Counting:
 
     def add_answer(self, answer: Answer) -> None:
         """Adds a completed job."""
+        # May wait for the device, and fail with it: before anything is counted.
+        masked = None if answer.masked is None else int(answer.masked.sum())
         with self._lock:
             self._increase("completed", 1)
             self._increase("tokens", len(answer.token_ids))
-            if answer.masked is not None:
+            if masked is not None:
                 self._increase("units", answer.n_units)
-                self._increase("masked_units", int(answer.masked.sum()))
+                self._increase("masked_units", masked)
             for part, seconds in answer.timings.items():
                 self._increase(f"{part}_seconds", seconds)
 

@@ -205,7 +205,7 @@ class Engine:
         self._abandoned.set()
         for ticket in self._queue.inside():
             ticket.fail(Draining(retry_after=1))
-        self._swaps.abandon()
+        self._swaps.abandon(Draining(retry_after=1))
 
     @property
     def abandoned(self) -> bool:
@@ -265,7 +265,11 @@ class Engine:
         if self._state == "loading":
             self._state = "ready"
         self.ready.set_result(serving)
-        self._serve()
+        try:
+            self._serve()
+        except Exception:
+            _log.critical("The engine's thread has failed; restart the server.", exc_info=True)
+            self._fall()
         if self._state != "failed":
             self._state = "stopped"
 
@@ -279,6 +283,15 @@ class Engine:
         """Takes up what waits and steps what runs, until the queue is closed and both are empty."""
         while self._go_on():
             pass
+
+    def _fall(self) -> None:
+        """Ends everything inside: nobody will make another step."""
+        self._swaps.serving = None
+        self.lost()
+        failed = NotReady("The server has failed and must be started again.", retry_after=60)
+        for ticket in self._queue.clear():
+            self._outcomes.refused(ticket, failed)
+        self._swaps.abandon(failed)
 
     def _go_on(self) -> bool:
         """Does what comes next, and keeps nothing of it; False if there is nothing left."""

@@ -23,7 +23,7 @@ _log = logging.getLogger("disp.engine")
 
 
 class Observer(Protocol):
-    """Hears what the engine does; on the engine's thread, so it must neither wait nor raise."""
+    """Hears what the engine does; on the engine's thread, so it must not wait."""
 
     def answered(self, ticket: Ticket, answer: Answer) -> None:
         """A request has its answer and will be told."""
@@ -47,7 +47,10 @@ class Outcomes:
         """A running ticket has its answer."""
         self._counting.add_answer(answer)
         for observer in self.observers:
-            observer.answered(ticket, answer)
+            try:
+                observer.answered(ticket, answer)
+            except Exception:
+                _log.exception("An observer has failed; the answer is not touched by it.")
         self._queue.done(ticket)
         ticket.succeed(answer)
 

@@ -199,6 +199,16 @@ class AdmissionQueue:
             waiting = [item for item in self._waiting if isinstance(item, Ticket)]
             return [*self._running, *waiting]
 
+    def clear(self) -> list[Ticket]:
+        """Takes the running tickets and the waiting ones out; turns are forgotten."""
+        with self._changed:
+            waiting = [item for item in self._waiting if isinstance(item, Ticket)]
+            found = [*self._running, *waiting]
+            self._running.clear()
+            self._waiting.clear()
+            self._turns = 0
+            return found
+
     def close(self) -> None:
         """Takes no more tickets; those inside are still served."""
         with self._changed:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from server.engine.job import Serving
 from server.engine.queue import AdmissionQueue, Turn
-from server.errors import Draining
+from server.errors import Draining, ServerError
 
 _log = logging.getLogger("disp.engine")
 
@@ -79,10 +79,10 @@ class Swaps:
             self._put_turn(lambda: self._replace(load, commit, restore), done, alone=True)
         return done
 
-    def abandon(self) -> None:
+    def abandon(self, error: ServerError) -> None:
         """Ends every swap that has not ended."""
         for done in list(self._pending):
-            _fail(done, Draining(retry_after=1))
+            _fail(done, error)
 
     def _load_aside(
         self,
