@@ -37,8 +37,8 @@ RESULTS = Path("docs/results")
 NAME = "batch_bound"
 SIZES = (1, 2, 4, 8)
 
-GENERATION = replace(FAST, gen_length=32, block_length=32, steps=32, parallel_threshold=1.0)
-"""One token a step: nobody ends while its steps are timed."""
+GENERATION = replace(FAST, gen_length=32, parallel_threshold=1.0, stop=())
+"""One token a step and no stop sequence: nobody ends while its steps are timed."""
 
 _STEPS_ON_STORED = GENERATION.prompt_interval - 1
 

@@ -9,7 +9,7 @@ between steps, goes it in parts: `begin_batch`, `denoising_step` until done, `fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -175,7 +175,8 @@ def begin(
 ) -> Begun:
     """Begins to denoise from a prompt that is defended, or from one that shall not be."""
     state = DenoisingState(mdlm, defended.prompt, generation, first=defended.first)
-    return Begun(defended, state, undefended)
+    # The state alone holds the first step from here on, for as long as it is of use.
+    return Begun(replace(defended, first=None), state, undefended)
 
 
 def finish(mdlm: Mdlm, begun: Begun) -> Answer:

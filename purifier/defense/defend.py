@@ -32,7 +32,7 @@ from purifier.numeric import seconds
 
 PARTS = ("encode", "saliency", "mask")
 
-POSITIONS_TOGETHER = 8192
+POSITIONS_TOGETHER = 4096
 """Sequence positions worked on together: enough to keep a device busy, and a bound on memory."""
 
 
@@ -62,7 +62,8 @@ class Defended:
         timings: Seconds by part: `encode`, `saliency`, `mask`. Requests defended together
             share the time of a part evenly.
         first: The first denoising step of `prompt`, where the ranker has run it and a cache of
-            the generation settings can take it over.
+            the generation settings can take it over; for one answer alone, which goes on
+            writing into its keys and values.
     """
 
     prompt: Prompt

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from math import floor, prod
+from math import floor
 
 import torch
 from torch import Tensor
@@ -28,14 +28,14 @@ from purifier.defense.first_step import FirstStep, Response, first_steps, respon
 from purifier.defense.leave_one_out import VALUES_AT_ONCE, bounded
 from purifier.defense.sites import Encoding, KnownStep, Site
 from purifier.defense.windows import Regions
-from purifier.mdlm.base import Mdlm
+from purifier.mdlm.base import Mdlm, VisualSpan
 from purifier.mdlm.tails import TailPass
-from purifier.numeric import wide
+from purifier.numeric import require_finite, wide
 
 UNVERIFIED = 1e-3
 """Nats that a window without an exact score stays below; the cheap looks give the order there."""
 
-STORED_AT_ONCE = 2**13
+STORED_AT_ONCE = 2**12
 """Positions whose keys and values the trials of one pass hold; bounds memory."""
 
 
@@ -47,7 +47,8 @@ class Suspects:
         image: Number of the image.
         owner: Number of its request.
         regions: The windows.
-        attention: float64 [n].
+        weights: float64 of the image's shape, the attention that every unit draws.
+        attention: float64 [n], that of the windows.
         knockout: float64 [n], nats; not a number where it was not run for a window.
         exact: float64 [n], nats; not a number where a window was not verified.
     """
@@ -55,6 +56,7 @@ class Suspects:
     image: int
     owner: int
     regions: Regions
+    weights: Tensor
     attention: Tensor
     knockout: Tensor
     exact: Tensor
@@ -153,30 +155,53 @@ def suspects(
     """The first look at every image, and the second where it is asked for."""
     closer = config.ranker == "knockout" or config.gate > 0 or config.verify > 1
     tail = response_tail(site.mdlm, response)
-    peaks: dict[int, Tensor] = {}
+    drawn = attention_drawn(site, steps, response, tail, check)
     result = []
-    for image, owner in enumerate(site.owners):
-        check()
-        step = steps[owner]
-        if owner not in peaks:
-            nothing = torch.zeros(1, len(step.prompt.embeds), dtype=torch.bool, device=tail.device)
-            run = TailPass(tail, range(response.scored), step.cache, nothing)
-            peaks[owner] = wide(site.mdlm.tail_attention(run)).cpu()
+    for image, weights in enumerate(site.from_tokens(drawn)):
+        step, span = steps[site.owners[image]], _span(site, steps, image)
         regions = site.regions(image)
-        span = step.prompt.spans[image - site.owners.index(owner)]
-        visual = peaks[owner][span.start : span.start + span.length]
         counts = regions.tokens.sum(1).clamp_min(1)
-        attention = (regions.tokens.double() @ visual) / counts
+        attention = (regions.tokens.double() @ drawn[image]) / counts
         moved = torch.full_like(attention, torch.nan)
         if closer:
+            check()
             listed = attention.argsort(descending=True, stable=True)[: config.shortlist]
             unseen = torch.zeros(len(listed), len(step.prompt.embeds), dtype=torch.bool)
             unseen[:, span.start : span.start + span.length] = regions.tokens[listed]
             moved[listed] = _knocked_out(site.mdlm, step, tail, unseen, response)
+        exact = torch.full_like(moved, torch.nan)
         result.append(
-            Suspects(image, owner, regions, attention, moved, torch.full_like(moved, torch.nan))
+            Suspects(image, site.owners[image], regions, weights, attention, moved, exact)
         )
     return result
+
+
+def attention_drawn(
+    site: Site,
+    steps: dict[int, FirstStep],
+    response: Response,
+    tail: Tensor,
+    check: Callable[[], None],
+) -> list[Tensor]:
+    """Per image, the largest attention that any head pays to each visual token, float64 [T]."""
+    peaks: dict[int, Tensor] = {}
+    for owner, step in steps.items():
+        check()
+        nothing = torch.zeros(1, len(step.prompt.embeds), dtype=torch.bool, device=tail.device)
+        run = TailPass(tail, range(response.scored), step.cache, nothing)
+        peaks[owner] = wide(site.mdlm.tail_attention(run)).cpu()
+        require_finite(peaks[owner])
+    spans = [_span(site, steps, image) for image in range(len(site.owners))]
+    return [
+        peaks[owner][span.start : span.start + span.length]
+        for owner, span in zip(site.owners, spans, strict=True)
+    ]
+
+
+def _span(site: Site, steps: dict[int, FirstStep], image: int) -> VisualSpan:
+    """Where the visual tokens of an image lie in its request's prompt."""
+    owner = site.owners[image]
+    return steps[owner].prompt.spans[image - site.owners.index(owner)]
 
 
 def verify(
@@ -212,7 +237,9 @@ def verify(
         masked = first_steps(site.mdlm, prompts, response)
         for (own, window), region, step in zip(group, regions, masked, strict=True):
             before, after = wide(steps[own.owner].logits), wide(step.logits)
-            score = float(divergence(before, after))
+            moved = divergence(before, after)
+            require_finite(moved)
+            score = float(moved)
             own.exact[window] = score
             # Keys and values are large: of every request only the likeliest mask's are kept.
             if own.owner not in best or score > best[own.owner][0]:
@@ -221,11 +248,17 @@ def verify(
 
 
 def masks(own: Suspects, ratio: float) -> Tensor:
-    """The windows as far as the mask ratio lets them be masked, bool [n, *shape]."""
-    units = own.regions.units
-    most = floor(ratio * prod(units.shape[1:]))
-    flat = units.flatten(1)
-    return (flat & (flat.cumsum(1) <= most)).reshape(units.shape)
+    """The windows as far as the mask ratio lets them be masked, bool [n, *shape].
+
+    Of a window that is larger the units that draw most attention are kept: at level `token` one
+    also takes the tokens of coarser views that it touches.
+    """
+    units = own.regions.units.flatten(1)
+    most = floor(ratio * units.shape[1])
+    drawn = torch.where(units, own.weights.flatten(), -1.0)
+    order = drawn.argsort(dim=1, descending=True, stable=True)
+    first = torch.zeros_like(units).scatter_(1, order[:, :most], value=True)
+    return (units & first).reshape(own.regions.units.shape)
 
 
 def divergence(before: Tensor, after: Tensor) -> Tensor:
@@ -244,7 +277,9 @@ def _knocked_out(
     for part in unseen.to(tail.device).split(together):  # type: ignore[no-untyped-call]
         logits = mdlm.tail_logits(TailPass(tail, range(response.scored), step.cache, part))
         moved.append(divergence(step.logits, logits))
-    return torch.cat(moved).double().cpu().clamp_min(0.0)
+    found = wide(torch.cat(moved)).cpu()
+    require_finite(found)
+    return found.clamp_min(0.0)
 
 
 def _spread(units: Tensor, scores: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class ViewFeatures:
     def __init__(self, mdlm: Mdlm, images: Sequence[ImageInput]) -> None:
         self.mdlm = mdlm
         self.images = images
-        self.features = [mdlm.image_features(image, tower=False) for image in images]
+        self.features = self._encoded([image.pixels for image in images])
 
     @torch.no_grad()
     def visual(self, copies: Sequence[tuple[int, ImageInput]]) -> list[Tensor]:
@@ -45,14 +45,15 @@ class ViewFeatures:
         fresh = self._encoded(
             [image.pixels[views] for (_, image), views in zip(copies, changed, strict=True)]
         )
-        visual = []
-        for (number, image), views, renewed in zip(copies, changed, fresh, strict=True):
-            features = self.features[number]
+        features = []
+        for (number, _), views, renewed in zip(copies, changed, fresh, strict=True):
+            known = self.features[number]
             if len(renewed):
-                features = features.clone()
-                features[views.to(features.device)] = renewed
-            visual += self.mdlm.visual_batch([features], [image.image.size], tower=False)
-        return visual
+                known = known.clone()
+                known[views.to(known.device)] = renewed
+            features.append(known)
+        sizes = [image.image.size for _, image in copies]
+        return self.mdlm.visual_batch(features, sizes, tower=False)
 
     def _encoded(self, pixels: Sequence[Tensor]) -> list[Tensor]:
         """Features of several stacks of views, the stacks encoded together."""

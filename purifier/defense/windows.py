@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, isqrt
+from math import ceil, floor, isqrt, sqrt
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from purifier.mdlm.base import TokenGrid
 WINDOWS_PER_SIDE = isqrt(N_WINDOWS)
 """Windows along each side of an image plane; fewer where it has fewer cells."""
 
+WINDOW_SHARE = 0.1
+"""Share of an image plane that a window takes at most: the default mask ratio."""
 
 _SLIVER = 1e-9
 """Fraction of the image below which an overlap is rounding: edges of cells and tokens coincide."""
@@ -38,15 +40,17 @@ def windows(shape: Sequence[int]) -> Tensor:
     """Overlapping windows over an image plane of rows x columns cells, bool [n, rows, columns].
 
     Every region up to `covered_cells` wide lies inside one of them (R-covering masks, as in
-    PatchCleanser, arXiv 2108.09135).
+    PatchCleanser, arXiv 2108.09135). On a plane of more than six cells a side each takes at most
+    `WINDOW_SHARE` of it.
     """
-    rows, columns = (torch.stack(list(_intervals(cells))) for cells in shape)
+    rows, columns = (torch.stack(_intervals(cells)) for cells in shape)
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
 
 
 def covered_cells(cells: int) -> int:
     """Longest run of cells that surely lies inside one window, on a side of `cells` cells."""
-    return ceil(ceil(cells / WINDOWS_PER_SIDE) / 2) + 1
+    width, stride = _width_and_stride(cells)
+    return width - stride + 1
 
 
 def touched_tokens(cells: Tensor, grids: Sequence[TokenGrid]) -> Tensor:
@@ -73,8 +77,13 @@ def touched_tokens(cells: Tensor, grids: Sequence[TokenGrid]) -> Tensor:
 
 
 def _intervals(cells: int) -> list[Tensor]:
-    stride = ceil(cells / WINDOWS_PER_SIDE)
-    overlap = ceil(stride / 2)
+    """The windows along one side; the last one ends with it, the first may begin before it."""
+    width, stride = _width_and_stride(cells)
     place = torch.arange(cells)
-    starts = range(0, cells, stride)
-    return [(place >= start - overlap) & (place < start + stride) for start in starts]
+    starts = [cells - width - stride * number for number in reversed(range(WINDOWS_PER_SIDE))]
+    return [(place >= at) & (place < at + width) for at in starts if at + width > 0]
+
+
+def _width_and_stride(cells: int) -> tuple[int, int]:
+    width = max(floor(cells * sqrt(WINDOW_SHARE)), ceil(cells / WINDOWS_PER_SIDE))
+    return width, max(1, ceil((cells - width) / (WINDOWS_PER_SIDE - 1)))

@@ -29,6 +29,8 @@ from purifier.mdlm.segments import FeatureCache, KeyValues
 class FirstPass:
     """The first step of a request, computed before its denoising began (by the defence).
 
+    Whoever goes on from it writes into `stored`, so it serves once.
+
     Attributes:
         stored: Keys and values of the whole sequence, the response masked.
         logits: float32 [G, V], predictions at the first block's positions, nothing suppressed.
@@ -57,9 +59,9 @@ class ResponseCache:
     first: Tensor | None = None
 
     @classmethod
-    def begun(cls, config: GenerationConfig, first: FirstPass) -> ResponseCache:
-        """A cache whose first full pass has been run."""
-        return cls(config, (first.stored,), block=0, first=first.logits)
+    def begun(cls, config: GenerationConfig, first: FirstPass, block: int = 0) -> ResponseCache:
+        """A cache whose full pass at the start of a block has been run."""
+        return cls(config, (first.stored,), block=block, first=first.logits)
 
     def due(self, block: int) -> bool:
         """Whether the next step runs the whole sequence."""

@@ -3,8 +3,8 @@
 `DenoisingState` holds one request; `purifier.denoise.step` moves it on. Which positions may be
 filled is an explicit mask over the response: a masked visual position is never one of them.
 
-The ids live on the host and the embeddings of a response are looked up anew at every step,
-so that a step waits for the device once, however many requests it moves.
+The ids live on the host and the embeddings of a response are looked up anew at every step; what
+a step predicts for all requests comes back from the device in one transfer.
 """
 
 from __future__ import annotations
@@ -99,11 +99,23 @@ class DenoisingState:
     def finish_reason(self) -> str:
         return "length" if self.stop_at is None else "stop"
 
-    def see(self, prompt: Tensor) -> None:
-        """Goes on with another prompt of the same length, [L, D]: what was stored is void."""
+    def see(self, prompt: Tensor, first: FirstPass | None = None) -> None:
+        """Goes on with another prompt of the same length: what was stored is void.
+
+        Args:
+            prompt: [L, D].
+            first: The next step on this prompt, if it has been computed at the start of a block
+                of which nothing is committed; used where the cache can take it over.
+        """
         self.prompt = prompt.detach()
-        if self.cache is not None:
-            self.cache.forget()
+        if self.cache is None:
+            return
+        self.cache.forget()
+        start = self._block * self.config.block
+        whole = [*range(start, start + self.config.block)]
+        takes = isinstance(self.cache, ResponseCache) and self.config.guidance_scale == 0
+        if first is not None and takes and self.candidates() == whole:
+            self.cache = ResponseCache.begun(self.config, first, self._block)
 
     def candidates(self) -> list[int]:
         """Response positions, counted from its start, that may be filled now."""

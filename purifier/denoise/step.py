@@ -66,7 +66,7 @@ def _predictions(
         tokens = choose_tokens(part, temperature, uniform)
         if remasking == "random":
             # Their confidence is drawn below; the logit tells whether it is a number.
-            sure = wide(part.gather(-1, tokens[:, None])[:, 0])
+            sure = wide(part.gather(-1, tokens.to(part.device)[:, None])[:, 0])
         else:
             sure = confidence(part, tokens, remasking)
         parts.append(torch.stack([tokens.to(sure), sure]))

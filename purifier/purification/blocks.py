@@ -125,7 +125,9 @@ class BlockwiseDefence:
         labels: Sequence[Sequence[int]],
     ) -> list[float]:
         if block and self.rescore:
-            defended = self._defend_at(block, asked, before)
+            # No answer goes on from here, so no first step is to be kept for one.
+            generation = replace(self._rest(block), cache="none")
+            defended = self._defend_at(generation, asked, before)
         else:
             defended = [each.defended for each in asked]
         rows = [row for row, item in enumerate(defended) if bool(item.masked.any())]
@@ -152,21 +154,20 @@ class BlockwiseDefence:
         self, block: int, asked: Sequence[Asked], states: Sequence[DenoisingState]
     ) -> None:
         committed = [state.ids[: block * self.generation.block] for state in states]
-        defended = self._defend_at(block, asked, committed)
+        defended = self._defend_at(self._rest(block), asked, committed)
         for state, item in zip(states, defended, strict=True):
-            state.see(item.prompt.embeds[: state.prompt_length])
+            state.see(item.prompt.embeds[: state.prompt_length], item.first)
 
     def _defend_at(
-        self, block: int, asked: Sequence[Asked], before: Sequence[list[int]]
+        self, generation: GenerationConfig, asked: Sequence[Asked], before: Sequence[list[int]]
     ) -> list[Defended]:
+        """Defends questions with the start of an answer behind them, at the step that is next."""
         requests = [
             replace(each.inputs, ids=torch.cat([each.inputs.ids, each.inputs.ids.new_tensor(ids)]))
             for each, ids in zip(asked, before, strict=True)
         ]
         seeds = [each.seed for each in asked]
-        return defend(
-            self.mdlm, requests, self._rest(block), self.masking, seeds=seeds, check=self.check
-        )
+        return defend(self.mdlm, requests, generation, self.masking, seeds=seeds, check=self.check)
 
     def _rest(self, block: int) -> GenerationConfig:
         """Settings of the response that is left at the start of a block."""

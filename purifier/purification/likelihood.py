@@ -19,7 +19,7 @@ from torch import Tensor
 
 from purifier.defense.first_step import Response, first_step_logits
 from purifier.mdlm.base import Mdlm, Prompt
-from purifier.numeric import wide
+from purifier.numeric import require_finite, wide
 
 
 @torch.no_grad()
@@ -52,6 +52,10 @@ def disagreement(unmasked: Tensor, masked: Tensor) -> float:
     Args:
         unmasked: float64 [n], log-likelihoods with nothing masked.
         masked: float64 [n], the same under the mask.
+
+    Raises:
+        PurifierError: If one is not a number.
     """
     terms = unmasked.exp() * (unmasked - masked)
+    require_finite(terms)
     return max(0.0, float(terms.max())) if len(terms) else 0.0

@@ -138,6 +138,13 @@ class Purifier:
                     each.inputs = self._prepare(each, self._question(each, number))
                 if each.inputs is not None:
                     asked.append(each)
+        # Answers before this one have made the questions longer.
+        for group in groups(asked, self.config.generation.gen_length):
+            self._answer_together(defence, group, number)
+
+    def _answer_together(
+        self, defence: BlockwiseDefence, asked: Sequence[Work], number: int
+    ) -> None:
         questions = self._ask(defence, asked, [number] * len(asked))
         for each, question in zip(asked, questions, strict=True):
             each.saw(question.defended)

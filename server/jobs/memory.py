@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from purifier.defense.defend import POSITIONS_TOGETHER
 from purifier.errors import CheckpointError
 from purifier.mdlm.delta import is_delta, read_delta
 from purifier.mdlm.size import count_values
@@ -20,8 +21,10 @@ _TOKENS = 1024
 _PER_LAYER = 17
 """Values that one decoder layer keeps for its backward pass, for every token and channel
 (34 bytes at 2 bytes a value: Korthikanti et al., arXiv 2205.05198, table 2, without the
-attention matrix, which fused attention does not keep). Relabelling keeps two of them, keys and
-values, for the 8,192 positions it works on together: less than this for one sample of 1,024."""
+attention matrix, which fused attention does not keep)."""
+_HELD = 2 * 3 * POSITIONS_TOGETHER
+"""Values that relabelling holds for one layer and channel: keys and values of answers on their way,
+of their unmasked first steps and of the masked trials."""
 
 
 class MemoryShort(Exception):
@@ -34,7 +37,7 @@ class Need:
 
     Attributes:
         weights: Its parameters in the dtype they are loaded in.
-        activations: An estimate of what one masked batch keeps.
+        activations: An estimate of what one masked batch keeps, without gradients or with.
     """
 
     weights: int
@@ -61,7 +64,7 @@ def need_of(checkpoint: Path, dtype: str, batch_size: int = 1) -> Need:
     config = _config(base)
     layers, hidden = config.get("num_hidden_layers", 1), config.get("hidden_size", 1)
     width = _BYTES[dtype]
-    kept = batch_size * _TOKENS * (layers * hidden * _PER_LAYER * width)
+    kept = max(batch_size * _TOKENS * _PER_LAYER, _HELD) * (layers * hidden * width)
     logits = batch_size * _TOKENS * config.get("vocab_size", 1) * 4
     return Need(weights=values * width, activations=kept + logits)
 

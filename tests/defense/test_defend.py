@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 
@@ -171,29 +172,30 @@ def test_check_ends_the_defence(mdlm: LladaV, requests: list[Inputs]) -> None:
         defend(mdlm, requests[:1], GENERATION, settings("patch"), check=check)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("level", "ranker"),
+    [*product(LEVELS, ["fisher", "two-stage", "knockout"]), ("patch", "occlusion")],
+)
 def test_weights_that_overflow_are_reported(
-    mdlm: LladaV, requests: list[Inputs], level: str
+    mdlm: LladaV, requests: list[Inputs], level: str, ranker: str
 ) -> None:
     weight = mdlm.modules.lm_head.weight
     before = weight.clone()
     weight.fill_(float("nan"))
     try:
         with pytest.raises(PurifierError, match="not finite"):
-            alone(mdlm, requests[0], settings(level))
+            alone(mdlm, requests[0], settings(level, ranker))
     finally:
         weight.copy_(before)
 
 
 @pytest.mark.parametrize(("level", "ranker"), COMBINATIONS)
 def test_bfloat16(mdlm: LladaV, requests: list[Inputs], level: str, ranker: str) -> None:
-    mdlm.modules.bfloat16()
-    try:
-        found = alone(mdlm, requests[0], settings(level, ranker))
-        assert found.prompt.embeds.dtype == torch.bfloat16
-        assert int(found.masked.sum()) == int(0.3 * found.n_units)
-    finally:
-        mdlm.modules.float()
+    narrow = deepcopy(mdlm)
+    narrow.modules.bfloat16()
+    found = alone(narrow, requests[0], settings(level, ranker))
+    assert found.prompt.embeds.dtype == torch.bfloat16
+    assert int(found.masked.sum()) == int(0.3 * found.n_units)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from purifier.defense.defend import defend
 from purifier.defense.fill import fill_cells
 from purifier.defense.first_step import Response, first_step_logits
 from purifier.defense.leave_one_out import occlusion
-from purifier.defense.saliency import site_scores, unit_scores
+from purifier.defense.saliency import choose, site_scores, unit_scores
 from purifier.defense.sites import PatchSite
 from purifier.defense.windows import WINDOWS_PER_SIDE, covered_cells, windows
 from purifier.denoise.config import GenerationConfig
@@ -55,6 +55,15 @@ def test_windows_are_full_rectangles_smaller_than_the_plane(rows: int, columns: 
             assert len(places) == places[-1] - places[0] + 1
         assert torch.equal(window, spans[0][:, None] & spans[1][None, :])
         assert max(rows, columns) < 3 or not bool(window.all())
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(10, 10), (27, 27), (27, 54), (41, 54), (54, 54)])
+def test_the_default_ratio_masks_a_window_whole(rows: int, columns: int) -> None:
+    """Planes of the demo and of SigLIP-384 with one tile and several."""
+    for window in windows((rows, columns)):
+        assert torch.equal(choose(window.double() * 9.0, MaskingConfig().ratio, 4.0), window)
+    # A square of an eighth of the side lies in one of them wherever it is.
+    assert covered_cells(rows) / rows > 0.12
 
 
 def by_hand(mdlm: LladaV, request: Inputs) -> list[Tensor]:

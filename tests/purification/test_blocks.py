@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from torch import Tensor
 
 from purifier import GenerationConfig, MaskingConfig, answer_batch
 from purifier.answer import user_messages
 from purifier.data.sample import open_image
+from purifier.defense.config import Level
 from purifier.defense.defend import defend
+from purifier.denoise.config import CacheName
 from purifier.denoise.state import DenoisingState
 from purifier.denoise.step import denoising_step
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
+from purifier.mdlm.segments import Segment
 from purifier.purification.blocks import BlockwiseDefence
 
 BLOCKS = GenerationConfig(gen_length=8, block_length=4, stop=())
@@ -24,6 +30,11 @@ MASKINGS = [
     MaskingConfig(level="token", ranker="random", ratio=0.5),
     MaskingConfig(level="patch", ranker="fisher", ratio=0.3, probes=2),
 ]
+DEFAULTS = [
+    MaskingConfig(level=level, ranker="two-stage", ratio=0.4, threshold=0.0011)
+    for level in get_args(Level)
+]
+"""As the product masks, with a threshold that a random model reaches."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +79,35 @@ def test_a_later_block_is_masked_on_what_is_committed(
         while not alone.done:
             denoising_step(mdlm, [alone])
         assert state.ids[4:] == alone.ids
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("masking", DEFAULTS, ids=lambda m: m.level)
+def test_every_block_begins_with_the_step_that_its_mask_was_found_by(
+    mdlm: LladaV,
+    requests: list[Inputs],
+    masking: MaskingConfig,
+    cache: CacheName,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exact = BlockwiseDefence(mdlm, BLOCKS, masking)
+    expected = exact.answer(exact.ask(requests, [3, 4, 5]))
+    # A full pass at every step: what differs from the exact path is who runs the first one.
+    cached = BlockwiseDefence(mdlm, replace(BLOCKS, cache=cache, prompt_interval=1), masking)
+    asked = cached.ask(requests, [3, 4, 5])
+    assert all(each.defended.masked.any() for each in asked)
+    passes: list[int] = []
+    run = mdlm.segment_logits
+
+    def counted(segments: Sequence[Segment]) -> list[Tensor]:
+        passes.append(len(segments))
+        return run(segments)
+
+    monkeypatch.setattr(mdlm, "segment_logits", counted)
+    states = cached.answer(asked)
+    assert [state.ids for state in states] == [state.ids for state in expected]
+    # Of four steps a block three are left; the second block's mask took two passes.
+    assert passes == [len(requests)] * (3 + 2 + 3)
 
 
 def test_rescoring_moves_the_mask(mdlm: LladaV, requests: list[Inputs]) -> None:

@@ -11,6 +11,7 @@ from purifier.answer import user_messages
 from purifier.data.sample import open_image
 from purifier.defense.first_step import Response, first_step_logits
 from purifier.denoise.config import GenerationConfig
+from purifier.errors import PurifierError
 from purifier.mdlm.llada_v import LladaV
 from purifier.purification.likelihood import disagreement, label_log_likelihood
 
@@ -37,6 +38,13 @@ def test_a_sure_token_without_its_reason_disagrees() -> None:
     masked = torch.tensor([0.9, 1e-4, 0.6], dtype=torch.float64).log()
     expected = 0.99 * (unmasked[1] - masked[1])
     assert disagreement(unmasked, masked) == pytest.approx(float(expected))
+
+
+def test_what_is_not_a_number_is_refused() -> None:
+    """It would look like a label that nothing hidden speaks for."""
+    sure = torch.zeros(2, dtype=torch.float64)
+    with pytest.raises(PurifierError, match="not finite"):
+        disagreement(sure, torch.tensor([0.0, torch.nan], dtype=torch.float64))
 
 
 def test_what_was_never_expected_or_became_likelier_does_not() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from purifier.defense.defend import POSITIONS_TOGETHER
 from purifier.errors import CheckpointError
+from purifier.mdlm.registry import load_mdlm
 from server.jobs import memory
 from server.jobs.__main__ import main
 from server.jobs.memory import MemoryShort, need_of, require_memory
@@ -24,8 +26,14 @@ def test_weights_are_counted_from_the_headers(tiny_checkpoint: Path) -> None:
 
 
 def test_activations_grow_with_the_batch(tiny_checkpoint: Path) -> None:
-    one, eight = (need_of(tiny_checkpoint, "float32", n).activations for n in (1, 8))
-    assert eight == 8 * one > 0
+    one, eight, more = (need_of(tiny_checkpoint, "float32", n).activations for n in (1, 8, 16))
+    assert more == 2 * eight > 8 * one
+
+
+def test_keys_and_values_of_relabelling_are_counted(tiny_checkpoint: Path) -> None:
+    mdlm = load_mdlm(tiny_checkpoint)
+    stored = mdlm.key_values(POSITIONS_TOGETHER)
+    assert need_of(tiny_checkpoint, "float32").activations >= 3 * stored.stored.nbytes
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers(
@@ -55,7 +63,7 @@ def test_the_command_refuses_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = ["--data-dir", str(tmp_path / "home"), "--device", "cpu", "--dtype", "bfloat16"]
     assert main([*words, "--model", str(huge(tmp_path / "huge"))]) == 2
     error = capsys.readouterr().err
-    assert "huge needs about 74" in error
+    assert "huge needs about 75" in error
     assert "GiB are free" in error
 
 
