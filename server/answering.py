@@ -221,9 +221,10 @@ def prepare(
     """Opens the images and makes the prompt; takes a while, so not for the event loop.
 
     Raises:
-        ServerError: If a stop sequence or an image is refused, or the prompt does not fit the
-            context.
+        ServerError: If a stop sequence or an image is refused, the prompt does not fit the
+            context, or another model was asked for.
     """
+    check_model(request, serving)  # another one may have taken over since the request came
     try:
         serving.check_stops(generation)
         images = open_images(_image_urls(request), config.media)
@@ -238,7 +239,6 @@ def prepare(
         raise ImageDimensions(error.message, param="messages") from None
 
     def again(other: Serving) -> Job:
-        check_model(request, other)
         return prepare(request, other, generation, masking, config, request_id)
 
     applied = masking if inputs.images else None

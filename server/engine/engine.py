@@ -22,7 +22,7 @@ from server.engine.pace import Load, Pace, Room
 from server.engine.queue import AdmissionQueue, Place, Turn
 from server.engine.shared import SharedDefences
 from server.engine.swap import Swaps
-from server.errors import ClientDisconnected, DeadlineExceeded, Draining, NotReady, QueueFull
+from server.errors import ClientDisconnected, Draining, NotReady, QueueFull
 
 _log = logging.getLogger("disp.engine")
 
@@ -125,23 +125,21 @@ class Engine:
             raise NotReady(retry_after=5)
         return self._swaps.serving
 
-    def reserve(self, serving: Serving | None = None) -> Place:
+    def reserve(self) -> Place:
         """Takes a place in the queue, to be used or given back as a context.
-
-        Args:
-            serving: The model that the job will be prepared for; by default the one that
-                answers now.
 
         Raises:
             NotReady, QueueFull, Draining: If there is none.
         """
-        chosen = serving or self.serving()
+        now = self.serving()
         try:
             self._queue.reserve()
         except QueueFull:
             self._counting.add("refused")
             raise
-        return Place(self._queue, lambda job, progress: self._admit(job, chosen, progress))
+        return Place(
+            self._queue, lambda job, progress, serving: self._admit(job, serving or now, progress)
+        )
 
     def swap(
         self,
@@ -174,10 +172,14 @@ class Engine:
         return self._swaps.begin(load, commit, restore)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Takes a job out of the queue, or out of the batch before its next denoising step."""
+        """Takes a job out of the queue, or out of the batch before its next denoising step.
+
+        Nobody waits for it any more: its client has gone, or its deadline has passed.
+        """
         ticket.cancelled.set()
         if self._queue.discard(ticket):
-            self._outcomes.refused(ticket, ClientDisconnected())
+            late = ticket.seconds_left < 0
+            self._outcomes.refused(ticket, ticket.overdue if late else ClientDisconnected())
 
     def close(self, timeout: float | None = None) -> bool:
         """Takes no more jobs, answers those inside, and ends the thread.
@@ -325,16 +327,16 @@ class Engine:
     def _step(self) -> None:
         """Moves the running batch on; ends what has waited too long."""
         for ticket in self._queue.expired(time.monotonic()):
-            self._outcomes.refused(ticket, _waited_too_long())
+            self._outcomes.refused(ticket, ticket.overdue)
         self._batch.step()
 
     def _check(self, ticket: Ticket) -> None:
         """Raises if a request has to end."""
         self._stop_if_abandoned()
+        if ticket.seconds_left < 0:
+            raise ticket.overdue
         if ticket.cancelled.is_set():
             raise ClientDisconnected
-        if time.monotonic() > ticket.deadline:
-            raise DeadlineExceeded
 
     def _stop_if_abandoned(self) -> None:
         if self.abandoned:
@@ -350,7 +352,3 @@ class Engine:
         waiting = self._queue.next_ticket
         positions = 0 if waiting is None else waiting.job.positions
         return self._pace.seconds_until(self._room.steps_until(positions, loads))
-
-
-def _waited_too_long() -> DeadlineExceeded:
-    return DeadlineExceeded("The request has waited for longer than the server allows. Try later.")

@@ -16,7 +16,7 @@ from purifier.denoise.config import GenerationConfig
 from purifier.denoise.state import stop_ids
 from purifier.mdlm.base import Inputs, Mdlm, Message
 from purifier.mdlm.variant import drop_weights
-from server.errors import NotReady
+from server.errors import DeadlineExceeded, NotReady
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,20 @@ class Ticket:
         if self.job.again is None:
             raise NotReady(retry_after=1)
         self.job, self.serving = self.job.again(serving), serving
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds to its deadline; negative behind it."""
+        return self.deadline - time.monotonic()
+
+    @property
+    def overdue(self) -> DeadlineExceeded:
+        """The error that it ends in behind its deadline."""
+        if self.started is not None:
+            return DeadlineExceeded()
+        return DeadlineExceeded(
+            "The request has waited for longer than the server allows. Try later."
+        )
 
     @property
     def queue_seconds(self) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from server.engine.job import Job, Progress, Ticket
+from server.engine.job import Job, Progress, Serving, Ticket
 from server.engine.pace import as_retry_after
 from server.errors import Draining, QueueFull
 
@@ -18,23 +18,29 @@ class Place:
     """A place in the queue, held while a request is prepared; given back if it is not used."""
 
     def __init__(
-        self, queue: AdmissionQueue, submit: Callable[[Job, Progress | None], Ticket]
+        self,
+        queue: AdmissionQueue,
+        submit: Callable[[Job, Progress | None, Serving | None], Ticket],
     ) -> None:
         self._queue = queue
         self._submit = submit
         self._open = True
 
-    def submit(self, job: Job, progress: Progress | None = None) -> Ticket:
+    def submit(
+        self, job: Job, progress: Progress | None = None, serving: Serving | None = None
+    ) -> Ticket:
         """Puts a job into the place.
 
         Args:
             job: What is asked.
             progress: Hears on the engine's thread how far the answer is; see `Ticket`.
+            serving: The model that the job was prepared for; by default the one that answered
+                when the place was taken.
         """
         if not self._open:
             raise RuntimeError("This place is used up.")
         self._open = False
-        return self._submit(job, progress)
+        return self._submit(job, progress, serving)
 
     def __enter__(self) -> Place:
         return self

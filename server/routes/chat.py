@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Request, Response
 
 from purifier.answer import Answer
 from server import answering
-from server.engine import Engine, Ticket
-from server.errors import ClientDisconnected
+from server.engine import Engine, Job, Serving, Ticket
 from server.routes.access import ConfigHere, EngineHere, RequestId, Require, TraceHere, json_only
 from server.routes.chat_stream import Events, streamed
+from server.routes.waiting import Gone, awaited, disconnected, while_there
 from server.schemas import ChatRequest, ChatResponse
 from server.security.keys import Principal
 
 router = APIRouter(prefix="/v1/chat")
+
+_PREPARATIONS = 3
+"""How often a request is prepared if every time another checkpoint takes over meanwhile."""
 
 
 @router.post("/completions", dependencies=[Depends(json_only)], response_model=ChatResponse)
@@ -45,45 +48,62 @@ async def create(
     masking = answering.masking_of(body, config.masking)
     answering.check_cost(generation, masking, config)
     answering.check_turns(body, config)
-    with engine.reserve(serving) as place:
-        job = await anyio.to_thread.run_sync(
-            partial(answering.prepare, body, serving, generation, masking, config, request_id),
-            limiter=request.app.state.preparing,
-        )
-        prepared = time.monotonic()
-        events = Events() if body.stream else None
-        ticket = place.submit(job, None if events is None else events.put)
+
+    def prepare(serving: Serving) -> Job:
+        return answering.prepare(body, serving, generation, masking, config, request_id)
 
     def respond(answer: Answer) -> ChatResponse:
-        total = time.monotonic() - start
+        now = time.monotonic()
         trace.checkpoint = ticket.serving.checkpoint
         return answering.response_of(
-            body, ticket, answer, prepare_seconds=prepared - start, total_seconds=total
+            body,
+            ticket,
+            answer,
+            prepare_seconds=ticket.submitted - start,
+            total_seconds=now - start,
         )
 
-    if events is not None:
-        return await streamed(request, body, engine, ticket, events, respond, trace.sends_text)
-    return respond(await _answer_or_disconnect(engine, ticket, request))
-
-
-async def _answer_or_disconnect(engine: Engine, ticket: Ticket, request: Request) -> Answer:
-    """Waits for the answer; gives the job up when the client goes away."""
-    answer = asyncio.wrap_future(ticket.future)
-    gone = asyncio.create_task(_disconnected(request))
-    either: set[asyncio.Future[Any]] = {answer, gone}
+    events = Events() if body.stream else None
+    gone = asyncio.create_task(disconnected(request.receive))
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnected
-        return answer.result()
+        ticket = await _admitted(engine, prepare, events, request.app.state.preparing, gone)
+        trace.checkpoint = ticket.serving.checkpoint
+        if events is not None:
+            return await streamed(body, engine, ticket, events, gone, respond, trace.sends_text)
+        return respond(await _answer(engine, ticket, gone))
     finally:
         gone.cancel()
-        if not answer.done():
+
+
+async def _admitted(
+    engine: Engine,
+    prepare: Callable[[Serving], Job],
+    events: Events | None,
+    preparing: anyio.CapacityLimiter,
+    gone: Gone,
+) -> Ticket:
+    """Prepares a request and queues it, in a place that is its own from the beginning.
+
+    A checkpoint that takes over meanwhile gets the request prepared for itself.
+
+    Raises:
+        ServerError: If there is no place, or the request is refused.
+        ClientDisconnected: If the client goes away before; its place is free again.
+    """
+    with engine.reserve() as place:
+        with while_there(gone):
+            for _ in range(_PREPARATIONS):
+                serving = engine.serving()
+                job = await anyio.to_thread.run_sync(prepare, serving, limiter=preparing)
+                if engine.serving() is serving:
+                    break
+        return place.submit(job, None if events is None else events.put, serving)
+
+
+async def _answer(engine: Engine, ticket: Ticket, gone: Gone) -> Answer:
+    """Waits for the answer; gives the job up when nobody else does."""
+    try:
+        return await awaited(asyncio.wrap_future(ticket.future), ticket, gone)
+    finally:
+        if not ticket.future.done():
             engine.cancel(ticket)
-            answer.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    """Ends when the client has gone; the body has been read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from fastapi import Request
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from purifier.answer import Answer
 from server.chunks import Chunks
 from server.engine import Engine, Ticket
-from server.errors import ClientDisconnected, ServerError
+from server.errors import ServerError
+from server.routes.waiting import Gone, awaited, disconnected
 from server.schemas import ChatRequest, ChatResponse
 
 _log = logging.getLogger("disp.server")
@@ -45,69 +45,68 @@ class Events:
 
 
 async def streamed(
-    request: Request,
     body: ChatRequest,
     engine: Engine,
     ticket: Ticket,
     events: Events,
+    gone: Gone,
     respond: Callable[[Answer], ChatResponse],
     sends_text: Callable[[], None],
 ) -> EventSourceResponse:
     """Waits until the answer is begun, then streams it.
 
     Args:
-        request: Tells when the client goes away; its body has been read.
         body: What was asked.
         engine: Where the answer comes from.
         ticket: The answer on its way.
         events: Where its progress arrives.
+        gone: Ends when the client goes away before the stream begins.
         respond: Makes the whole answer, whose parts end the stream.
         sends_text: Hears of every chunk with text before it is sent.
 
     Raises:
-        ServerError: If the answer fails before it is begun.
+        ServerError: If the answer fails before it is begun, nobody is there to read it, or its
+            time is over.
     """
     ticket.future.add_done_callback(events.put)
-    watching = asyncio.create_task(_watch(request, events))
 
     def end() -> None:
-        watching.cancel()
         if not ticket.future.done():
             engine.cancel(ticket)
 
     try:
-        first = await events.get()
-        if first is None:
-            raise ClientDisconnected
+        first = await awaited(events.get(), ticket, gone)
         if isinstance(first, Future):
             first.result()
         content = _content(Chunks(body, ticket, sends_text), first, events, respond)
     except BaseException:
         end()
         raise
-    return _Response(content, end)
+    return _Response(content, events, end)
 
 
 class _Response(EventSourceResponse):
     """A stream that gives its answer up if it is not read to the end."""
 
-    def __init__(self, content: AsyncIterator[bytes], end: Callable[[], None]) -> None:
+    def __init__(
+        self, content: AsyncIterator[bytes], events: Events, end: Callable[[], None]
+    ) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(content, headers=headers)
+        self._events = events
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watching = asyncio.create_task(self._watch(receive))
         try:
             await super().__call__(scope, receive, send)
         finally:
+            watching.cancel()
             self._end()
 
-
-async def _watch(request: Request, events: Events) -> None:
-    """Says when the client has gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    events.put(None)
+    async def _watch(self, receive: Receive) -> None:
+        await disconnected(receive)
+        self._events.put(None)
 
 
 async def _content(

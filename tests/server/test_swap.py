@@ -66,8 +66,8 @@ def make(serving: Serving) -> Job:
 
 def submit(engine: Engine) -> Ticket:
     serving = engine.serving()
-    with engine.reserve(serving) as place:
-        return place.submit(make(serving))
+    with engine.reserve() as place:
+        return place.submit(make(serving), serving=serving)
 
 
 def told(ticket: Ticket) -> tuple[str, list[int]]:
