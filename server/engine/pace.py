@@ -127,8 +127,9 @@ class Pace:
         """Seconds until so many steps are made and a newcomer that is taken up has joined."""
         stepping = steps * (self._step_seconds.value or 0.0)
         beginning = 0.0
-        if self._begun_at is not None:
-            beginning = (self._begin_seconds.value or 0.0) - (self._clock() - self._begun_at)
+        begun_at = self._begun_at  # the engine's thread may set it to None at any moment
+        if begun_at is not None:
+            beginning = (self._begin_seconds.value or 0.0) - (self._clock() - begun_at)
         return max(stepping, beginning, 0.0)
 
 

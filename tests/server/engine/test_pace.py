@@ -89,6 +89,17 @@ def test_newcomer_has_to_join_before_the_next_is_taken_up() -> None:
     assert pace.seconds_until(0) == 0.0
 
 
+def test_newcomer_may_join_while_somebody_asks() -> None:
+    """The engine's thread forgets when it began between two reads of it."""
+    clock = Clock()
+    pace = Pace(lambda: (pace.gives_up() if asked else None) or clock())
+    asked = False
+    pace.learn(begin_seconds=8.0, step_seconds=0.5)
+    pace.begins()
+    asked = True
+    assert pace.seconds_until(4) == 8.0
+
+
 def test_responses_that_end_early_are_expected_to_go_on_doing_so() -> None:
     pace = Pace(Clock())
     assert pace.steps_left(0, of=32) == 32
