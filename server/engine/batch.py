@@ -36,9 +36,9 @@ class Running:
 class Batch:
     """Requests that are denoised together; they join and leave between steps.
 
-    Requests of one checkpoint share a pass of its model; those of another one make a pass of
-    their own in the same step. What goes wrong with one of them ends that one alone. For the
-    engine's thread alone.
+    Requests of one checkpoint share a pass of its model; those of another one, and each with the
+    cache `dllm`, make a pass of their own in the same step. What goes wrong with one of them
+    ends that one alone. For the engine's thread alone.
 
     Args:
         room: How many run together.
@@ -93,16 +93,26 @@ class Batch:
                 self._check(item.ticket)
             except Exception as error:
                 self._leave(item, error)
-        groups: dict[Serving, list[Running]] = {}
-        for item in self._running:
-            groups.setdefault(item.ticket.serving, []).append(item)
-        for serving, group in groups.items():
-            self._step_group(serving, group)
+        groups = self._groups()
+        for group in groups:
+            self._step_group(group[0].ticket.serving, group)
         if groups:
             self._pace.steps()
         for item in list(self._running):
             self._tell(item)
         self._publish()
+
+    def _groups(self) -> list[list[Running]]:
+        """Who shares a pass: all of one checkpoint, except those that store features.
+
+        Features are written in place, so a step of them cannot be made again; they gain nothing
+        from company anyway.
+        """
+        groups: dict[Serving | Running, list[Running]] = {}
+        for item in self._running:
+            alone = isinstance(item.begun.state.cache, ResponseFeatures)
+            groups.setdefault(item if alone else item.ticket.serving, []).append(item)
+        return list(groups.values())
 
     def _step_group(self, serving: Serving, group: Sequence[Running]) -> None:
         """Steps requests of one checkpoint together; if that fails, one by one."""

@@ -163,8 +163,10 @@ class Poisoned:
         self._mdlm = mdlm
         self._length = length
         self.on = True
+        self.feature_passes = 0
 
     def __getattr__(self, name: str) -> Any:
+        self.feature_passes += name == "feature_logits"
         return getattr(self._mdlm, name)
 
     def logits(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -197,6 +199,32 @@ def test_request_whose_predictions_are_no_numbers_fails_alone(mdlm: Mdlm) -> Non
     finally:
         engine.close(0)
     assert (engine.counters.completed, engine.counters.failed) == (3, 1)
+
+
+def test_step_of_stored_features_is_not_made_again(mdlm: Mdlm) -> None:
+    plain = Serving(mdlm, "tiny@sha256:000000000000", 0)
+    features = FAST.adjusted(gen_length=24, cache="dllm", parallel_threshold=1.0)
+    good, bad = make_job(plain, generation=features), make_job(plain, generation=MIDDLE)
+    poisoned = Poisoned(mdlm, bad.positions)
+    tampered = Tampered(cast("Mdlm", poisoned))
+    serving = Serving(cast("Mdlm", tampered), "tiny@sha256:000000000000", 0)
+    engine = Engine(lambda: serving, queue_size=4, deadline=60)
+    engine.start()
+    try:
+        engine.ready.result(SECONDS)
+        poisoned.feature_passes = 0
+        barrier = Barrier(tampered)
+        tickets = [submit(engine, job) for job in (good, bad, bad)]
+        company = []
+        for ticket in tickets[1:]:
+            ticket.future.add_done_callback(lambda _: company.append(poisoned.feature_passes))
+        barrier.wait_reached()
+        barrier.open()
+        assert tickets[0].future.result(SECONDS).steps == poisoned.feature_passes == 24
+    finally:
+        engine.close(0)
+    assert [0 < passes < 24 for passes in company] == [True, True]
+    assert engine.counters.failed == 2
 
 
 def test_request_that_fails_within_the_defence_of_another_fails_alone(
