@@ -70,7 +70,7 @@ class ServerConfig:
         queue_size: Requests that may wait for the engine, besides those it works on.
         max_batch: Requests that are denoised together.
         max_positions: Sequence positions of requests that are denoised together, with guidance
-            twice; bounds memory. A request that is longer runs alone.
+            twice, with the cache `dllm` twice; bounds memory. A request that is longer runs alone.
         passes_per_step: Passes that requests which join may make between two steps of those that
             run: more of them make larger batches and longer waits.
         shared_bytes: Bytes of defences that are kept for identical requests; 0 keeps none.

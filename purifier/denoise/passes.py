@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,13 +12,16 @@ from purifier.denoise.state import DenoisingState
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.segments import FeaturePass, Segment
 
+PADDED_TOGETHER = 8192
+"""Positions up to which padding may double a pass: one pass is faster than two small ones."""
+
 
 def candidate_logits(
     mdlm: Mdlm, states: Sequence[DenoisingState], candidates: Sequence[list[int]]
 ) -> list[Tensor]:
     """Predictions at the candidates of every state, float32 [P, V] each.
 
-    States without a cache share one padded pass, those with keys and values stored one without
+    States without a cache share padded passes, those with keys and values stored one without
     padding; each `dllm` state runs alone.
     """
     result: dict[int, Tensor] = {}
@@ -51,8 +54,44 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
 def _exact_logits(
     mdlm: Mdlm, states: Sequence[DenoisingState], candidates: Sequence[list[int]]
 ) -> list[Tensor]:
+    """Whole sequences, in one right-padded pass unless their lengths differ much."""
+    result: dict[int, Tensor] = {}
+    for group in _groups(states):
+        chosen = [states[row] for row in group]
+        found = _padded_logits(mdlm, chosen, [candidates[row] for row in group])
+        result.update(zip(group, found, strict=True))
+    return [result[row] for row in range(len(states))]
+
+
+def _groups(states: Sequence[DenoisingState]) -> Iterator[list[int]]:
+    """Rows that share a pass, the shortest first.
+
+    Who bounds the memory of a batch counts the positions of its sequences. Padded, a pass must
+    not have more of them than all states together; twice as many while that is little.
+    """
+    total = sum(state.length * _sequences(state) for state in states)
+    most = max(total, min(2 * total, PADDED_TOGETHER))
+    group: list[int] = []
+    sequences = 0
+    for row in sorted(range(len(states)), key=lambda row: states[row].length):
+        own = _sequences(states[row])
+        if group and states[row].length * (sequences + own) > most:
+            yield group
+            group, sequences = [], 0
+        group.append(row)
+        sequences += own
+    yield group
+
+
+def _sequences(state: DenoisingState) -> int:
+    return 2 if state.config.guidance_scale > 0 else 1
+
+
+def _padded_logits(
+    mdlm: Mdlm, states: Sequence[DenoisingState], candidates: Sequence[list[int]]
+) -> list[Tensor]:
     """Whole sequences in one right-padded pass."""
-    masked = [row for row, state in enumerate(states) if state.config.guidance_scale > 0]
+    masked = [row for row, state in enumerate(states) if _sequences(state) == 2]
     rows = [*range(len(states)), *masked]
     width = max(map(len, candidates))
     positions = torch.tensor(

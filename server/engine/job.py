@@ -92,9 +92,15 @@ class Job:
 
     @property
     def positions(self) -> int:
-        """Sequence positions it takes of a denoising step; guidance takes them twice."""
+        """Sequence positions it takes of a denoising step.
+
+        Guidance takes them twice. So does the cache `dllm`: it stores four tensors a position
+        where the others store keys and values.
+        """
         length = self.inputs.length + self.generation.gen_length
-        return length * (2 if self.generation.guidance_scale > 0 else 1)
+        if self.generation.guidance_scale > 0:
+            length *= 2
+        return length * 2 if self.generation.cache == "dllm" else length
 
 
 Progress = Callable[[str], None]
