@@ -105,7 +105,9 @@ def take_in(folder: Path, content: Content, store: Path, base: Path | None) -> P
             read_delta(incoming / content.name)
         check_files(incoming / content.name, content.hashes)
         incoming.rename(store / shelf)
-    except FileExistsError:
+    except OSError:
+        if not (store / place).is_dir():
+            raise
         check_files(store / place, content.hashes)  # another process took the same in
     finally:
         shutil.rmtree(incoming, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from purifier.errors import CheckpointError
 from purifier.mdlm.delta import write_delta
 from purifier.mdlm.registry import base_hash, checkpoint_id, load_mdlm
 from server.errors import CheckpointConflict, CheckpointDamaged, CheckpointNotFound, GateFailed
+from server.store import checkpoint_files
 from server.store.audit import Actor, AuditLog
+from server.store.checkpoint_files import read_content, take_in
 from server.store.checkpoints import CheckpointStore
 from server.store.database import Database
 
@@ -90,6 +93,31 @@ def test_staging_twice_changes_nothing(
     assert again == store.get(staged[1])
     assert sorted((tmp_path / "checkpoints").rglob("*")) == before
     assert len(store.list()) == 3
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_two_processes_take_the_same_checkpoint_in(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    folder, copy = tmp_path / "store", checkpoint_files._copy
+    folder.mkdir()
+    content = read_content(models / "tiny")
+
+    def overtaken(source: Path, target: Path, hashes: Mapping[str, str]) -> None:
+        """Another one is as far and goes on faster."""
+        monkeypatch.setattr(checkpoint_files, "_copy", copy)
+        place = folder / take_in(models / "tiny", content, folder, None)
+        if damaged:
+            (place / "config.json").write_text("{}")
+        copy(source, target, hashes)
+
+    monkeypatch.setattr(checkpoint_files, "_copy", overtaken)
+    if damaged:
+        with pytest.raises(CheckpointError, match="config.json was altered"):
+            take_in(models / "tiny", content, folder, None)
+    else:
+        assert take_in(models / "tiny", content, folder, None).name == "tiny"
+    assert [path.name for path in folder.iterdir()] == [content.sha256[:12]]
 
 
 def test_checkpoints_of_one_name_are_kept_apart(
