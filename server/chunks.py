@@ -67,7 +67,8 @@ class Chunks:
         yield self._choice(
             Delta(),
             finish_reason=choice.finish_reason,
-            defense=response.defense,
+            # Every field counts as set: what is null is told as in an answer that is not streamed.
+            defense=response.defense.model_copy(update=dict(response.defense)),
             warnings=response.warnings,
         )
         if self._request.include_usage:

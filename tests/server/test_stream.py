@@ -83,6 +83,31 @@ def test_usage_is_the_last_chunk_if_asked_for(client: openai.OpenAI, picture: Im
     assert last.usage == whole.usage
 
 
+@pytest.mark.parametrize(
+    ("question", "fields"),
+    [
+        ("picture", {}),
+        ("picture", {"defense": {"level": "token", "return_saliency": True}}),
+        ("picture", {"defense": {"enabled": False}}),
+        ("text", {}),
+    ],
+    ids=["default", "token", "disabled", "no image"],
+)
+def test_defence_is_told_as_in_the_answer_that_is_not_streamed(
+    service: Service, ask: Callable[..., Body], question: str, fields: Body
+) -> None:
+    text: Body = {"model": "default", "messages": [{"role": "user", "content": "Hello?"}]}
+    body = (ask() if question == "picture" else text) | {"max_tokens": 4} | fields
+    with service.client() as client:
+        whole = client.post(CHAT, json=body).raise_for_status().json()
+        streamed = client.post(CHAT, json=body | {"stream": True}).raise_for_status().text
+    last = json.loads(streamed.strip().split("\n\n")[-2].removeprefix("data: "))
+    timings = [told["defense"].pop("timings") for told in (whole, last)]
+    assert last["defense"] == whole["defense"]
+    assert last["warnings"] == whole["warnings"]
+    assert timings[0].keys() == timings[1].keys()
+
+
 def test_what_is_wrong_before_the_first_byte_is_an_ordinary_error(service: Service) -> None:
     body = {"messages": [{"role": "user", "content": "Hello?"}], "stream": True, "steps": 0}
     with service.client() as client:

@@ -113,7 +113,7 @@ def test_two_processes_take_the_same_checkpoint_in(
 
     monkeypatch.setattr(checkpoint_files, "_copy", overtaken)
     if damaged:
-        with pytest.raises(CheckpointError, match="config.json was altered"):
+        with pytest.raises(CheckpointError, match=r"config\.json was altered"):
             take_in(models / "tiny", content, folder, None)
     else:
         assert take_in(models / "tiny", content, folder, None).name == "tiny"
