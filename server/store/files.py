@@ -107,20 +107,24 @@ class FileStore:
         content = self._unpack(incoming, filename)
         file_id = f"file-{secrets.token_hex(12)}"
         send_upload(self._store, file_id, incoming.folder, self._folder)
-        incoming.folder.rename(self._folder / file_id)
-        with self._database.transaction() as connection:
-            connection.execute(
-                files.insert().values(
-                    id=file_id,
-                    created_at=time.time(),
-                    filename=filename,
-                    purpose=purpose,
-                    bytes=size,
-                    sha256=digest,
-                    key_id=key_id,
-                    content=content,
+        try:
+            incoming.folder.rename(self._folder / file_id)
+            with self._database.transaction() as connection:
+                connection.execute(
+                    files.insert().values(
+                        id=file_id,
+                        created_at=time.time(),
+                        filename=filename,
+                        purpose=purpose,
+                        bytes=size,
+                        sha256=digest,
+                        key_id=key_id,
+                        content=content,
+                    )
                 )
-            )
+        except BaseException:
+            self._remove(file_id)
+            raise
         return self.get(file_id)
 
     def get(self, file_id: str, *, owner: str | None = None) -> FileRecord:
@@ -223,8 +227,12 @@ class FileStore:
         if record.purpose == RESULT:
             self._results.remove(record)
         else:
-            shutil.rmtree(self._folder / file_id, ignore_errors=True)
-            remove_upload(self._store, file_id)
+            self._remove(file_id)
+
+    def _remove(self, file_id: str) -> None:
+        """Removes the content of an upload, here and where the workers share it."""
+        shutil.rmtree(self._folder / file_id, ignore_errors=True)
+        remove_upload(self._store, file_id)
 
     def _unpack(self, incoming: Incoming, filename: str) -> str:
         if archive_kind(incoming.path) is None:
@@ -241,11 +249,15 @@ class FileStore:
         """Removes what was begun a day ago and never listed."""
         with self._database.transaction() as connection:
             known = set(connection.execute(select(files.c.id)).scalars())
-        for folder in self._folder.iterdir():
-            stale = folder.stat().st_mtime < time.time() - _STALE_SECONDS
-            ours = folder.name.startswith((_INCOMING, "file-"))
-            if stale and ours and folder.name not in known:
-                shutil.rmtree(folder, ignore_errors=True)
+        for path in self._folder.iterdir():
+            stale = path.stat().st_mtime < time.time() - _STALE_SECONDS
+            ours = path.name.startswith((_INCOMING, "file-"))
+            if not (stale and ours) or path.name in known:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 class Incoming:

@@ -17,12 +17,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from purifier.data.dataset import open_dataset
 from server.config import ServerConfig, UploadLimits
 from server.data_sets import DataRoot, DataSets
 from server.errors import DataFileNotFound, StorageFull
 from server.multipart import UploadForm
+from server.store.blobs import BlobStore
+from server.store.database import Database
 from server.store.files import FileStore
 from tests.support.job_server import (
     JobServer,
@@ -324,18 +327,36 @@ def test_ids_are_never_paths(server: JobServer) -> None:
 def test_what_a_killed_server_left_is_removed_a_day_later(server: JobServer) -> None:
     kept = upload_file(server, TEXT_ROW).json()["id"]
     folder = server.home / "files"
-    stale = [folder / ".incoming-old", folder / "file-orphan"]
+    stale = [folder / ".incoming-old", folder / "file-orphan", folder / ".incoming-old.tar"]
     fresh = folder / ".incoming-new"
-    for path in (*stale, fresh):
+    for path in (*stale[:2], fresh):
         path.mkdir()
+    stale[2].write_bytes(b"half of a copy for the workers")
     day_ago = time.time() - 90_000
     for path in (*stale, folder / kept):
         os.utime(path, (day_ago, day_ago))
     FileStore(server.files._database, folder, UploadLimits(), server.store)
-    assert [path.exists() for path in stale] == [False, False]
+    assert [path.exists() for path in stale] == [False, False, False]
     assert fresh.exists()
     assert (folder / kept).exists()
     fresh.rmdir()
+
+
+def test_an_upload_that_cannot_be_listed_leaves_nothing(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/disp.sqlite")
+    database.create_tables()
+    (tmp_path / "shared").mkdir()
+    shared = BlobStore(f"dir::file://{tmp_path}/shared", cache=tmp_path / "cache")
+    store = FileStore(database, tmp_path / "files", UploadLimits(), shared)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("ALTER TABLE files RENAME TO gone")
+    with store.receive() as incoming:
+        incoming.write(TEXT_ROW)
+        with pytest.raises(OperationalError):
+            store.add(incoming, filename="a.jsonl", purpose="fine-tune", key_id=None)
+    assert list((tmp_path / "files").iterdir()) == []
+    assert shared.list("files") == []
+    database.close()
 
 
 def test_a_full_disk_is_said_so(server: JobServer) -> None:
