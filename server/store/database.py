@@ -20,6 +20,7 @@ metadata = MetaData()
 _BUSY_SECONDS = 30
 _IDLE_LIMIT = "idle_in_transaction_session_timeout=30s"
 _CREATION_LOCK = 0x64697370
+_READS = "disp_reads"
 
 
 class Database:
@@ -36,7 +37,7 @@ class Database:
         self.engine: Engine = create_engine(url, pool_pre_ping=True, connect_args=limits)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self.engine, "begin", _begin_immediate)
+            event.listen(self.engine, "begin", _begin)
 
     @property
     def is_sqlite(self) -> bool:
@@ -56,6 +57,13 @@ class Database:
         On SQLite it takes the write lock at once, so that what is read inside stays true.
         """
         with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads, and waits for no writer."""
+        reader = self.engine.execution_options(**{_READS: True})
+        with reader.begin() as connection:
             yield connection
 
     def close(self) -> None:
@@ -94,5 +102,6 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
     cursor.close()
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection) -> None:
+    reads = connection.get_execution_options().get(_READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

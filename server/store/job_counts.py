@@ -41,10 +41,13 @@ class JobCounter:
 
     Args:
         database: The service's.
+        patience: Seconds that somebody waits who asks while it is being read; so a database that
+            hangs holds up one thread, and those that ask after it for no longer than this.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, patience: float = 5.0) -> None:
         self._database = database
+        self._patience = patience
         self._lock = threading.Lock()
         self._read_up_to: dict[str, int] = {}
         self._rows: Counter[str] = Counter()
@@ -53,22 +56,28 @@ class JobCounter:
         """The numbers now.
 
         Raises:
-            DatabaseError: If the database cannot be read.
+            DatabaseError: If the database cannot be read, or not in time.
         """
-        with self._lock:
-            try:
-                with self._database.transaction() as connection:
-                    grouped = select(jobs.c.status, func.count()).group_by(jobs.c.status)
-                    by_status = {row.status: row[1] for row in connection.execute(grouped)}
-                    newest = connection.execute(select(jobs.c.id, jobs.c.last_event)).all()
-                for job_id, last in newest:
-                    if last > self._read_up_to.get(job_id, 0):
-                        with self._database.transaction() as connection:
-                            self._add(connection, job_id, last)
-            except SQLAlchemyError:
-                raise DatabaseError("The jobs cannot be counted.") from None
-            rows = {outcome: self._rows[outcome] for outcome in OUTCOMES}
-            return JobCounts(by_status, rows, self._rows["flagged"])
+        if not self._lock.acquire(timeout=self._patience):
+            raise DatabaseError("The jobs are still being counted.")
+        try:
+            return self._read()
+        except SQLAlchemyError:
+            raise DatabaseError("The jobs cannot be counted.") from None
+        finally:
+            self._lock.release()
+
+    def _read(self) -> JobCounts:
+        with self._database.reading() as connection:
+            grouped = select(jobs.c.status, func.count()).group_by(jobs.c.status)
+            by_status = {row.status: row[1] for row in connection.execute(grouped)}
+            newest = connection.execute(select(jobs.c.id, jobs.c.last_event)).all()
+        for job_id, last in newest:
+            if last > self._read_up_to.get(job_id, 0):
+                with self._database.reading() as connection:
+                    self._add(connection, job_id, last)
+        rows = {outcome: self._rows[outcome] for outcome in OUTCOMES}
+        return JobCounts(by_status, rows, self._rows["flagged"])
 
     def _add(self, connection: Connection, job_id: str, last: int) -> None:
         """Adds the shards that a job has finished since it was looked at."""
