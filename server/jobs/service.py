@@ -11,6 +11,7 @@ from typing import Literal
 
 from server.errors import JobStateConflict
 from server.jobs.spec import JobSpec, Sources
+from server.store.audit import Actor
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.events import Event, EventLog
@@ -128,9 +129,9 @@ class JobService:
         """Continues a paused or failed job; see `JobStore.resume`."""
         return self._jobs.resume(job_id)
 
-    def approve(self, job_id: str) -> JobRecord:
+    def approve(self, job_id: str, actor: Actor) -> JobRecord:
         """Lets a waiting job activate its checkpoint; see `JobStore.approve`."""
-        return self._jobs.approve(job_id)
+        return self._jobs.approve(job_id, actor)
 
     def report_file(self, job_id: str, kind: ReportKind) -> Path:
         """The job's report as a file of this machine.

@@ -30,6 +30,7 @@ from server.routes.paging import After, cut
 from server.schemas.jobs import Job, JobCheckpointList, JobList, JobRequest
 from server.security.keys import Principal
 from server.services import Services
+from server.store.audit import Actor
 from server.store.checkpoint_tables import CheckpointRecord
 from server.store.checkpoints import CheckpointStore
 
@@ -124,18 +125,8 @@ def approve(
     request_id: RequestId,
 ) -> Job:
     """Lets a job that waits for it activate its checkpoint; written to the audit log."""
-    jobs = needed(services.jobs)
-    record = jobs.approve(job_id)
-    if services.audit is not None:
-        services.audit.append(
-            principal.name,
-            principal.key_id,
-            "approve_job",
-            record.id,
-            after=record.result,
-            request_id=request_id,
-        )
-    return job_body(record)
+    actor = Actor(principal.name, principal.key_id, request_id)
+    return job_body(needed(services.jobs).approve(job_id, actor))
 
 
 @router.get("/{job_id}/checkpoints")

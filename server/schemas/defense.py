@@ -29,7 +29,7 @@ class DefenseRequest(BaseModel):
     """How this one answer is defended; a field left out keeps the server's setting.
 
     What belongs to another setting is not kept: `level` `token` without a `ranker` takes
-    `fisher` if the server's ranker needs level `patch`, and another `ranker` without a
+    `two-stage` if the server's ranker needs level `patch`, and another `ranker` without a
     `threshold` takes that ranker's default. Unknown fields are refused: a misspelt name must
     not weaken the defence unnoticed.
     """

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, func, select, update
 
 from server.errors import IdempotencyConflict, JobNotFound, JobStateConflict
+from server.store.audit import Actor, append_row
 from server.store.database import Database
 from server.store.estimate import job_finish, stage_finish
 from server.store.events import append_event
@@ -256,8 +257,8 @@ class JobStore:
             **_NEXT_ATTEMPT,
         )
 
-    def approve(self, job_id: str) -> JobRecord:
-        """Lets a job that waits for it activate its checkpoint.
+    def approve(self, job_id: str, actor: Actor) -> JobRecord:
+        """Lets a job that waits for it activate its checkpoint; goes into the audit log.
 
         Raises:
             JobNotFound: If there is none of this id.
@@ -269,6 +270,7 @@ class JobStore:
             "queued",
             "The activation was approved.",
             approval=True,
+            approver=actor,
             approved=True,
             **_NEXT_ATTEMPT,
         )
@@ -281,6 +283,7 @@ class JobStore:
         message: str,
         *,
         approval: bool | None = None,
+        approver: Actor | None = None,
         **values: Any,
     ) -> JobRecord:
         with self.database.transaction() as connection:
@@ -292,6 +295,8 @@ class JobStore:
                 update(jobs).where(jobs.c.id == job_id).values(status=status, **values)
             )
             append_event(connection, job_id, message, data={"status": status})
+            if approver is not None:
+                append_row(connection, approver, "approve_job", job_id, after=job.result)
             return _get(connection, job_id)
 
 

@@ -16,6 +16,8 @@ from server.errors import NotFound
 from server.jobs.service import report_key
 from server.jobs.spec import Sources
 from server.routes.access import needed
+from server.store.job_tables import jobs
+from server.store.jobs import APPROVAL
 from tests.support.job_server import (
     JOBS,
     JobServer,
@@ -270,17 +272,16 @@ def test_who_only_reads_changes_nothing(server: JobServer) -> None:
             assert refusal(sent) == (403, "scope_missing", None)
 
 
-def test_approval_is_an_admins_and_is_written_down(
-    server: JobServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_approval_is_an_admins_and_is_written_down(server: JobServer) -> None:
     job = create_job(server)["id"]
     with server.client() as client, server.client("admin") as admin:
         assert refusal(client.post(f"{JOBS}/{job}/approve"))[:2] == (403, "scope_missing")
         assert refusal(admin.post(f"{JOBS}/{job}/approve"))[:2] == (409, "job_state_conflict")
         assert server.services.audit is not None
         before = server.services.audit.verify().rows
-        waiting = replace(server.jobs.get(job), result="tiny-2@sha256:0", approved=True)
-        monkeypatch.setattr(server.jobs, "approve", lambda job_id: waiting)
+        waits = {"status": "paused", "stage": APPROVAL, "result": "tiny-2@sha256:0"}
+        with server.files._database.transaction() as connection:
+            connection.execute(jobs.update().where(jobs.c.id == job).values(waits))
         done = admin.post(f"{JOBS}/{job}/approve", headers={"x-request-id": "r-1"})
         assert done.json()["fine_tuned_model"] == "tiny-2@sha256:0"
     last = server.services.audit.list()[0]

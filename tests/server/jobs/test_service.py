@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from server.errors import (
     IdempotencyConflict,
@@ -17,10 +18,14 @@ from server.errors import (
 )
 from server.jobs.service import JobService, report_key
 from server.jobs.spec import JobSpec, Sources
+from server.store.audit import Actor, AuditLog
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.events import EventLog
+from server.store.job_tables import jobs
+from server.store.jobs import APPROVAL
 
+ADMIN = Actor("admin")
 SPEC = JobSpec(model="tiny@sha256:0123456789ab", training_file="file-1", seed=7)
 
 
@@ -91,7 +96,7 @@ def test_status_decides_what_may_be_asked(service: JobService, sources: Sources)
     with pytest.raises(JobStateConflict, match="is queued"):
         service.resume(job.id)
     with pytest.raises(JobStateConflict, match="does not wait for approval"):
-        service.approve(job.id)
+        service.approve(job.id, ADMIN)
     assert service.pause(job.id).status == "paused"
     with pytest.raises(JobStateConflict):
         service.pause(job.id)
@@ -100,9 +105,28 @@ def test_status_decides_what_may_be_asked(service: JobService, sources: Sources)
     cancelled = service.cancel(job.id)
     assert cancelled.finished
     assert cancelled.finished_at is not None
-    for ask in (service.cancel, service.pause, service.resume, service.approve):
+    for ask in (service.cancel, service.pause, service.resume):
         with pytest.raises(JobStateConflict):
             ask(job.id)
+    with pytest.raises(JobStateConflict):
+        service.approve(job.id, ADMIN)
+
+
+def test_approval_that_cannot_be_written_down_is_none(
+    service: JobService, sources: Sources, database: Database
+) -> None:
+    job = service.create(SPEC, sources, key_id=None)
+    with database.transaction() as connection:
+        connection.execute(jobs.update().values(status="paused", stage=APPROVAL))
+        connection.exec_driver_sql("ALTER TABLE audit RENAME TO gone")
+    with pytest.raises(OperationalError):
+        service.approve(job.id, ADMIN)
+    assert (service.get(job.id).status, service.get(job.id).approved) == ("paused", False)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("ALTER TABLE gone RENAME TO audit")
+    assert service.approve(job.id, ADMIN).approved
+    [row] = AuditLog(database).list()
+    assert (row.action, row.object, row.actor) == ("approve_job", job.id, "admin")
 
 
 def test_unknown_job(service: JobService) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from server.errors import JobStateConflict
+from server.store.audit import Actor
 from tests.support.job_worker import Forge, wait_for
 from tests.support.jobs import FINETUNE, Site, write_rows
 
@@ -102,7 +103,7 @@ def test_approval_is_waited_for(
     with pytest.raises(JobStateConflict, match="waits for approval"):
         site.service.resume(job.id)
     before = site.job_files(job.id)
-    site.service.approve(job.id)
+    site.service.approve(job.id, Actor("admin"))
     ended = site.finished(job, worker)
     assert ended.status == "succeeded"
     after = site.job_files(job.id)
