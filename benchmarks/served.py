@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
@@ -148,9 +149,12 @@ def served(options: Sequence[str]) -> Iterator[Served]:
         key, _ = create_key(keys, "benchmark", SCOPES)
         command = [sys.executable, "-m", "server", *options, "--port", "0"]
         command += ["--keys-file", str(keys), "--data-dir", str(Path(folder) / "data")]
+        environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # as the image has it
         with (
             log.open("wb") as errors,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            ) as process,
         ):
             try:
                 url = _address(process, log)
