@@ -146,7 +146,7 @@ def markdown(facts: Mapping[str, Any]) -> str:
         "about its clean and its triggered image; 32 tokens in one block. Shares are percent with "
         "95% Wilson intervals; `kept` counts answers that equal the exact path's. `fast` is "
         f"{_described(FAST)}. Speed-ups are of denoising alone, undefended, one request at a time: "
-        "median [lowest, highest].\n",
+        "median [lowest, highest]. `every` counts committed tokens, of `dllm` steps.\n",
         "## Time\n",
         markdown_table(
             ["setting", "demo: steps", "demo: ms", "demo: speed-up", "middle: steps",
@@ -189,7 +189,7 @@ def _times_of(spread: Mapping[str, float]) -> str:
 
 def _described(config: GenerationConfig) -> str:
     return (
-        f"`{config.cache}` every {config.prompt_interval} steps and threshold "
+        f"`{config.cache}` every {config.prompt_interval} committed tokens and threshold "
         f"{config.parallel_threshold:g}"
     )
 
