@@ -92,7 +92,7 @@ def test_requests_cut_off_at_the_end_of_the_drain_are_told_so(
     file = tmp_path / "keys.json"
     secret, _ = create_key(file, "mine", ["infer", "models:admin", "infer:undefended"])
     arguments = ["--model", str(tiny_checkpoint), "--keys-file", str(file), "--drain", "0"]
-    process, url = start_server(arguments)
+    process, url = start_server([*arguments, "--max-batch", "1"])
 
     async def scenario() -> None:
         headers = {"authorization": f"Bearer {secret}"}
