@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ SIZES = (1, 2, 4, 8)
 GENERATION = replace(FAST, gen_length=32, parallel_threshold=1.0, stop=())
 """One token a step and no stop sequence: nobody ends while its steps are timed."""
 
+KINDS = ("begin, defended", "step, whole sequence", "step, stored prompt")
 _STEPS_ON_STORED = GENERATION.prompt_interval - 1
 
 
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--size", choices=("middle", "small"), default="middle")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 
@@ -90,39 +91,35 @@ def measured(
     bench: Bench, name: str, mdlm: LladaV, asked: Sequence[Inputs]
 ) -> dict[str, dict[str, Any]]:
     """Per kind of pass: seconds and gain by number of requests."""
-    found: dict[str, dict[str, Any]] = {}
-    for kind, seconds in (
-        ("begin, defended", lambda size: begin_seconds(bench, mdlm, asked[:size])),
-        ("step, whole sequence", lambda size: step_seconds(bench, mdlm, asked[:size])[0]),
-        ("step, stored prompt", lambda size: step_seconds(bench, mdlm, asked[:size])[1]),
-    ):
-        seconds(1)
-        sides: dict[str, Callable[[], float]] = {
-            str(size): lambda size=size, seconds=seconds: seconds(size) for size in SIZES
-        }
-        took = bench.pairs(f"{name}, {kind}", sides)
-        found[kind] = {
+    took: dict[str, dict[int, list[float]]] = {kind: {n: [] for n in SIZES} for kind in KINDS}
+    pass_seconds(bench, mdlm, asked[:1])
+    for turn in range(bench.repeats):
+        for size in SIZES:
+            spent = pass_seconds(bench, mdlm, asked[:size])
+            for kind, seconds in zip(KINDS, spent, strict=True):
+                took[kind][size].append(seconds)
+        bench.tell(f"{name}, {turn + 1} of {bench.repeats}")
+    return {
+        kind: {
             str(size): {
-                "seconds": Spread.of(took[str(size)]).to_dict(),
-                "gain": ratios([size * one for one in took["1"]], took[str(size)]).to_dict(),
+                "seconds": Spread.of(by_size[size]).to_dict(),
+                "gain": ratios([size * one for one in by_size[1]], by_size[size]).to_dict(),
             }
             for size in SIZES
         }
-    return found
+        for kind, by_size in took.items()
+    }
 
 
-def begin_seconds(bench: Bench, mdlm: LladaV, asked: Sequence[Inputs]) -> float:
-    """Seconds until requests are defended, together."""
-    return bench.timed(lambda: begin_batch(mdlm, asked, GENERATION, MaskingConfig()))
-
-
-def step_seconds(bench: Bench, mdlm: LladaV, asked: Sequence[Inputs]) -> tuple[float, float]:
-    """Seconds of the first denoising step, and of one of those that use what it stored."""
+def pass_seconds(bench: Bench, mdlm: LladaV, asked: Sequence[Inputs]) -> tuple[float, float, float]:
+    """Seconds of every kind of pass over some requests."""
+    begun = bench.timed(lambda: begin_batch(mdlm, asked, GENERATION, MaskingConfig()))
     with torch.no_grad():
-        states = [DenoisingState(mdlm, mdlm.embed(inputs), GENERATION) for inputs in asked]
+        prompts = mdlm.embed_all(asked)
+    states = [DenoisingState(mdlm, prompt, GENERATION) for prompt in prompts]
     first = bench.timed(lambda: denoising_step(mdlm, states))
     later = bench.timed(lambda: [denoising_step(mdlm, states) for _ in range(_STEPS_ON_STORED)])
-    return first, later / _STEPS_ON_STORED
+    return begun, first, later / _STEPS_ON_STORED
 
 
 def bound_table(result: Mapping[str, Any]) -> str:
