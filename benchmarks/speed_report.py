@@ -1,6 +1,6 @@
-"""The tables of `benchmarks.speed`, and their places in docs/performance.md.
+"""The tables of `benchmarks.speed`, and their places in the documents.
 
-    python -m benchmarks.speed_report      # fills the tables of docs/performance.md
+    python -m benchmarks.speed_report      # fills those of docs/performance.md and docs/caches.md
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`; what is between is replaced by
 what `docs/results` says.
@@ -22,7 +22,7 @@ from purifier.evaluation.intervals import wilson
 from purifier.evaluation.report import markdown_table, percent
 
 RESULTS = Path("docs/results")
-DOCUMENT = Path("docs/performance.md")
+DOCUMENTS = (Path("docs/performance.md"), Path("docs/caches.md"))
 _PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Part = Mapping[str, Any]
@@ -250,8 +250,9 @@ def _pooled(rates: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fills the document; returns the exit status."""
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), tables(RESULTS)))
+    """Fills the documents; returns the exit status."""
+    for document in DOCUMENTS:
+        document.write_text(filled(document.read_text(), tables(RESULTS)))
     return 0
 
 

@@ -122,8 +122,8 @@ def answer_batch(
 ) -> list[Answer]:
     """Answers several prepared requests together; each as it would be answered alone.
 
-    All of them are denoised as one padded batch, whose memory grows with their number times
-    the longest one; `defend` bounds its own share.
+    All of them are denoised together, so memory grows with the sum of their lengths; `defend`
+    bounds its own share.
     """
     begun = begin_batch(mdlm, requests, generation, masking, check=check)
     start = seconds(mdlm.device)

@@ -8,7 +8,7 @@
 | `leave-one-out` | KL divergence after masking the unit alone | 1 forward a unit |
 | `occlusion` | largest KL at one position after filling a window around it | 25 forward |
 | `two-stage` | `occlusion` of the window that most attention goes to (or several) | 2 forward |
-| `knockout` | largest KL of answering without sight of a window, on stored keys | 1 forward, short runs |
+| `knockout` | largest KL of answering without sight of a window | 1 forward, short runs |
 | `attention` | attention of the masked answer positions to visual tokens | 1 forward |
 | `gradient` | gradient norm of the likeliest tokens' log-likelihood | 1 forward, 1 backward |
 | `random` | drawn from the seed | none |

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import speed
 from benchmarks.speed_answers import extrapolation, plain_defended, undefended
-from benchmarks.speed_report import DOCUMENT, RESULTS, filled, tables
+from benchmarks.speed_report import DOCUMENTS, RESULTS, filled, tables
 from benchmarks.speed_settings import CHANGES, exact_generation, faster, limit_of, masking_at
 from benchmarks.speed_timing import Bench, Spread, ratios
 from purifier.defense.config import MaskingConfig
@@ -110,8 +110,11 @@ def test_a_document_is_filled_from_the_results() -> None:
         filled("<!-- table other -->\n<!-- end -->", {})
 
 
-def test_the_committed_document_says_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_committed_documents_say_what_the_results_say(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
-    document = DOCUMENT.read_text()
+    document = path.read_text()
     assert filled(document, tables(RESULTS)) == document
     assert len(document.splitlines()) <= 200
