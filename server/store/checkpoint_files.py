@@ -86,7 +86,8 @@ def take_in(folder: Path, content: Content, store: Path, base: Path | None) -> P
         Its place, relative to `store`.
 
     Raises:
-        CheckpointError: If its name cannot be used, or a delta does not fit its base.
+        CheckpointError: If its name cannot be used, the store has the same content under another
+            one, or a delta does not fit its base.
     """
     if not _NAME.fullmatch(content.name):
         raise CheckpointError(
@@ -106,6 +107,7 @@ def take_in(folder: Path, content: Content, store: Path, base: Path | None) -> P
         check_files(incoming / content.name, content.hashes)
         incoming.rename(store / shelf)
     except OSError:
+        _refuse_second_name(store / shelf, content.name)
         if not (store / place).is_dir():
             raise
         check_files(store / place, content.hashes)  # another process took the same in
@@ -113,6 +115,16 @@ def take_in(folder: Path, content: Content, store: Path, base: Path | None) -> P
         shutil.rmtree(incoming, ignore_errors=True)
     _sync(store)
     return place
+
+
+def _refuse_second_name(shelf: Path, name: str) -> None:
+    """A checkpoint is removed with its shelf, so a shelf holds one."""
+    others = [path.name for path in shelf.iterdir()] if shelf.is_dir() else []
+    other = next((one for one in others if not (shelf / one).is_symlink()), name)
+    if other != name:
+        raise CheckpointError(
+            f"The store has the same content under the name {other!r} already; use that."
+        )
 
 
 def base_name(content: Content) -> str:

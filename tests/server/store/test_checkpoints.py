@@ -120,6 +120,17 @@ def test_two_processes_take_the_same_checkpoint_in(
     assert [path.name for path in folder.iterdir()] == [content.sha256[:12]]
 
 
+def test_the_same_content_has_one_name(
+    store: CheckpointStore, models: Path, staged: list[str]
+) -> None:
+    """Checkpoints are removed with their shelf."""
+    twin = models / "twin"
+    shutil.copytree(models / "first", twin)
+    with pytest.raises(CheckpointError, match="under the name 'first' already"):
+        store.stage(twin, base=staged[0], parent=None)
+    assert store.get(staged[1]).id == staged[1]
+
+
 def test_checkpoints_of_one_name_are_kept_apart(
     store: CheckpointStore, models: Path, staged: list[str], tmp_path: Path
 ) -> None:
