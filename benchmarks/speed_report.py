@@ -139,18 +139,22 @@ def batch_table(parts: Parts) -> str:
     return markdown_table(header, rows)
 
 
+_ROWS = ["asked", "how", "rows a second", "over the published loop"]
+
+
 def rows_table(parts: Parts) -> str:
     """Rows a second of a purification."""
     part = parts.get("purify_rows")
     if part is None:
-        return markdown_table(["recipe", "rows a second", "over plain"], [])
-    rates = part["rows_per_second"]
+        return markdown_table(_ROWS, [])
+    rates, same = part["rows_per_second"], part["same_recipe"]
     rows = [
-        ["published loop, one by one", _spread(rates["plain"]), "1"],
-        ["the same recipe in bulk", _spread(rates["paper"]), _spread(part)],
-        ["the product's defaults", _spread(rates["default"]), _spread(part["default_settings"])],
+        ["own questions", "published loop", _spread(rates["plain"]), "1"],
+        ["own questions", "the product's defaults", _spread(rates["product"]), _spread(part)],
+        ["the paper's prompt", "published loop", _spread(rates["plain paper"]), "1"],
+        ["the paper's prompt", "the same recipe in bulk", _spread(rates["paper"]), _spread(same)],
     ]
-    return markdown_table(["recipe", "rows a second", "over plain"], rows)
+    return markdown_table(_ROWS, rows)
 
 
 def caches_table(result: Mapping[str, Any]) -> str:
