@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from clients._client import Client
@@ -130,7 +130,7 @@ def as_object(act: SecondAct) -> dict[str, Any]:
 def show(console: Console, act: SecondAct) -> None:
     """The second act for a reader."""
     table = Table(
-        "checkpoint",
+        Column("checkpoint", no_wrap=True),
         "answer",
         title="The image with the trigger, without any masking",
         show_lines=True,

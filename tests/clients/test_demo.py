@@ -146,6 +146,9 @@ def test_the_second_act_heals_asks_and_rolls_back(
     assert "The model is evaluated." in text
     assert act.poisoned.checkpoint in text
     assert str(report.resolve()) in text
+    narrow = Console(record=True, width=60, file=io.StringIO())
+    show_second_act(narrow, act)
+    assert act.purified.checkpoint in narrow.export_text()
 
 
 def test_a_checkpoint_that_was_not_let_through_is_explained(
