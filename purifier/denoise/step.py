@@ -33,8 +33,10 @@ def denoising_step(mdlm: Mdlm, states: Sequence[DenoisingState]) -> None:
     """
     candidates = [state.candidates() for state in states]
     logits = candidate_logits(mdlm, states, candidates)
+    ids = list(mdlm.tokens.suppressed)
+    suppressed = torch.tensor(ids, dtype=torch.long, device=logits[0].device)
     for rows in logits:
-        rows[:, list(mdlm.tokens.suppressed)] = -torch.inf
+        rows.index_fill_(1, suppressed, -torch.inf)
     predictions = _predictions(states, candidates, logits)
     if any(isnan(value) for _, confidences in predictions for value in confidences):
         raise PurifierError(
