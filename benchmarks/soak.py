@@ -47,7 +47,7 @@ CHECKPOINTS = ("insertion", "base")
 OPTIONS = ("--demo", "--device", "cpu", "--no-worker")
 ASKERS, LEAVERS = 4, 2
 
-MOST_GROWTH = 0.05
+MOST_GROWTH = 0.02
 """Share of the memory at half-time by which it may grow in the second half.
 
 Resident memory goes up and down by about as much with the swaps: what the allocator keeps for
