@@ -25,8 +25,8 @@ from purifier.defense.plane import MaskedPlane
 from purifier.defense.rankers import RANKERS
 from purifier.defense.saliency import choose, unit_scores
 from purifier.defense.sites import Encoding, PatchSite, Site, TokenSite
-from purifier.denoise.cache import FirstPass
-from purifier.denoise.config import CacheName, GenerationConfig
+from purifier.denoise.cache import FirstPass, takes_first_pass
+from purifier.denoise.config import GenerationConfig
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.numeric import seconds
 
@@ -44,9 +44,6 @@ class Long(Protocol):
 
 
 LongT = TypeVar("LongT", bound=Long)
-
-TAKES_FIRST_PASS: frozenset[CacheName] = frozenset({"prefix", "dual"})
-"""Caches of `purifier.denoise` that keys and values of the first step are handed over to."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def defend_together(
         steps = [known_step(encoding, site, chosen, owner) for owner in range(len(requests))]
         prompts = masked_prompts(site, encoding, chosen, steps)
         planes = site.planes(scores, chosen)
-    takes_over = generation.cache in TAKES_FIRST_PASS and generation.guidance_scale == 0
+    takes_over = takes_first_pass(generation)
     times.append(clock())
     timings = {part: (times[i + 1] - times[i]) / len(requests) for i, part in enumerate(PARTS)}
     return [

@@ -81,15 +81,19 @@ class Ranker(Protocol):
 
 
 @dataclass(frozen=True)
-class SampledForm:
-    """Hutchinson estimate of a quadratic form."""
+class QuadraticForm:
+    """A quadratic form: its Hutchinson estimate by random probes, or without sampling."""
 
     estimator: Estimator
+    sampled: bool = True
     differentiates: bool = True
     regional: bool = False
 
     def scores(self, task: Task) -> list[Tensor]:
-        products = sampled_products(
+        products, score = (
+            (sampled_products, sampled_scores) if self.sampled else (exact_products, exact_scores)
+        )
+        found = products(
             task.site.mdlm,
             task.encoding,
             task.response,
@@ -97,27 +101,7 @@ class SampledForm:
             self.estimator,
             check=task.check,
         )
-        return task.site.from_leaves([sampled_scores(product) for product in products])
-
-
-@dataclass(frozen=True)
-class ExactForm:
-    """A quadratic form without sampling."""
-
-    estimator: Estimator = "fisher"
-    differentiates: bool = True
-    regional: bool = False
-
-    def scores(self, task: Task) -> list[Tensor]:
-        products = exact_products(
-            task.site.mdlm,
-            task.encoding,
-            task.response,
-            task.config,
-            self.estimator,
-            check=task.check,
-        )
-        return task.site.from_leaves([exact_scores(product) for product in products])
+        return task.site.from_leaves([score(product) for product in found])
 
 
 @dataclass(frozen=True)
@@ -221,9 +205,9 @@ class Random:
 
 RANKERS: Mapping[RankerName, Ranker] = MappingProxyType(
     {
-        "official": SampledForm("official"),
-        "fisher": SampledForm("fisher"),
-        "exact": ExactForm(),
+        "official": QuadraticForm("official"),
+        "fisher": QuadraticForm("fisher"),
+        "exact": QuadraticForm("fisher", sampled=False),
         "leave-one-out": LeaveOneOut(),
         "occlusion": Occlusion(),
         "two-stage": TwoStage(),

@@ -158,13 +158,13 @@ def suspects(
     drawn = attention_drawn(site, steps, response, tail, check)
     result = []
     for image, weights in enumerate(site.from_tokens(drawn)):
+        check()
         step, span = steps[site.owners[image]], _span(site, steps, image)
         regions = site.regions(image)
         counts = regions.tokens.sum(1).clamp_min(1)
         attention = (regions.tokens.double() @ drawn[image]) / counts
         moved = torch.full_like(attention, torch.nan)
         if closer:
-            check()
             listed = attention.argsort(descending=True, stable=True)[: config.shortlist]
             unseen = torch.zeros(len(listed), len(step.prompt.embeds), dtype=torch.bool)
             unseen[:, span.start : span.start + span.length] = regions.tokens[listed]

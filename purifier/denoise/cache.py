@@ -40,6 +40,11 @@ class FirstPass:
     logits: Tensor
 
 
+def takes_first_pass(config: GenerationConfig) -> bool:
+    """Whether a response with these settings can go on from a step computed before it began."""
+    return config.cache in ("prefix", "dual") and config.guidance_scale == 0
+
+
 @dataclass
 class ResponseCache:
     """Keys and values of one request's sequence (two with guidance), and how old they are.

@@ -13,7 +13,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from purifier.denoise.cache import FirstPass, ResponseCache, ResponseFeatures
+from purifier.denoise.cache import (
+    FirstPass,
+    ResponseCache,
+    ResponseFeatures,
+    takes_first_pass,
+)
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.noise import Noise, SeededNoise
 from purifier.denoise.remasking import surest
@@ -113,8 +118,8 @@ class DenoisingState:
         self.cache.forget()
         start = self._block * self.config.block
         whole = [*range(start, start + self.config.block)]
-        takes = isinstance(self.cache, ResponseCache) and self.config.guidance_scale == 0
-        if first is not None and takes and self.candidates() == whole:
+        takes = takes_first_pass(self.config) and self.candidates() == whole
+        if first is not None and takes:
             self.cache = ResponseCache.begun(self.config, first, self._block)
 
     def candidates(self) -> list[int]:
@@ -175,7 +180,7 @@ def _new_cache(
         return None
     if config.cache == "dllm":
         return ResponseFeatures.of(mdlm, config, state.prompt_length, state.length)
-    if first is not None and config.guidance_scale == 0:
+    if first is not None and takes_first_pass(config):
         return ResponseCache.begun(config, first)
     return ResponseCache(config)
 

@@ -178,8 +178,8 @@ def test_check_is_called_between_the_passes(
     config = replace(masking(level), ranker=ranker)  # type: ignore[arg-type]
     calls: list[int] = []
     defend(mdlm, requests, GENERATION, config, check=lambda: calls.append(0))
-    # Before the parts, the first pass, the looks at three requests, and the trial.
-    assert len(calls) >= 2 + 1 + 3 + (ranker == "two-stage")
+    # Before the parts, the first pass, the looks at three requests with four images, and the trial.
+    assert len(calls) >= 2 + 1 + 3 + 4 + (ranker == "two-stage")
     for last in range(len(calls)):
         with pytest.raises(InterruptedError):
             defend(mdlm, requests, GENERATION, config, check=stop_after(last))
