@@ -19,12 +19,11 @@ from purifier.mdlm.registry import load_mdlm
 from server.app import create_app
 from server.config import ServerConfig
 from server.engine import Engine, Serving
+from tests.support.engine import SECONDS, Start, starting
 from tests.support.service import Body
 
 CHAT = "/v1/chat/completions"
-SECONDS = 60
 PLACES = 3
-Start = Callable[..., Engine]
 
 
 @pytest.fixture
@@ -35,17 +34,8 @@ def serving(tiny_checkpoint: Path) -> Serving:
 
 @pytest.fixture
 def start(serving: Serving) -> Iterator[Start]:
-    engines: list[Engine] = []
-
-    def start(**settings: Any) -> Engine:
-        engines.append(Engine(lambda: serving, queue_size=PLACES, **{"deadline": 60, **settings}))
-        engines[-1].start()
-        engines[-1].ready.result(SECONDS)
-        return engines[-1]
-
-    yield start
-    for engine in engines:
-        engine.close(0)
+    with starting(serving, queue_size=PLACES, deadline=60.0) as start:
+        yield start
 
 
 def app_of(engine: Engine) -> Any:

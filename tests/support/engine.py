@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from PIL import Image
 
@@ -13,6 +15,23 @@ from server.engine import Engine, Job, Progress, Serving, Ticket
 from server.engine.shared import content_of
 
 SECONDS = 60
+Start = Callable[..., Engine]
+
+
+@contextmanager
+def starting(serving: Serving, **defaults: Any) -> Iterator[Start]:
+    """Starts engines with settings besides the defaults; all are closed with the block."""
+    engines: list[Engine] = []
+
+    def start(**settings: Any) -> Engine:
+        engines.append(Engine(lambda: serving, **(defaults | settings)))
+        engines[-1].start()
+        engines[-1].ready.result(SECONDS)
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.close(0)
 
 
 def make_job(

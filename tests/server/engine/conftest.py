@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from purifier.mdlm.base import Mdlm
-from server.engine import Engine, Serving
-from tests.support.engine import SECONDS
+from server.engine import Serving
+from tests.support.engine import Start, starting
 from tests.support.tampered import Tampered
-
-Start = Callable[..., Engine]
 
 
 @pytest.fixture
@@ -28,15 +26,5 @@ def serving(tampered: Tampered) -> Serving:
 @pytest.fixture
 def start(serving: Serving) -> Iterator[Start]:
     """Starts engines, which are closed after the test."""
-    engines: list[Engine] = []
-
-    def start(**settings: Any) -> Engine:
-        settings = {"queue_size": 32, "deadline": 60.0, **settings}
-        engines.append(Engine(lambda: serving, **settings))
-        engines[-1].start()
-        engines[-1].ready.result(SECONDS)
-        return engines[-1]
-
-    yield start
-    for engine in engines:
-        engine.close(0)
+    with starting(serving, queue_size=32, deadline=60.0) as start:
+        yield start
