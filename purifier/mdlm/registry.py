@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from purifier.mdlm.delta import apply_delta, file_sha256, is_delta, read_delta
 from purifier.mdlm.llada_v import LladaV
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npz", ".npy", ".joblib")
+_HASHED_TOGETHER = 8
+"""Files that are hashed at a time; hashing leaves Python's lock alone."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -92,7 +95,9 @@ def file_hashes(folder: Path) -> dict[str, str]:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.suffix in (".json", ".safetensors")
     ]
-    return {name: file_sha256(file) for name, file in files}
+    with ThreadPoolExecutor(_HASHED_TOGETHER) as pool:
+        hashes = pool.map(file_sha256, [file for _, file in files])
+        return dict(zip([name for name, _ in files], hashes, strict=True))
 
 
 def content_hash(hashes: Mapping[str, str]) -> str:

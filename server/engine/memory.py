@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from purifier.mdlm.size import count_values
+from purifier.mdlm.shards import count_values
 
 _CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),

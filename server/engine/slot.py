@@ -106,9 +106,7 @@ class ModelSlot:
             if self._fits(needed, free):
                 return Plan("shared", needed, free, reads_base=False)
         needed = weight_bytes(weights.root.path, self._dtype)
-        # Weights are read into the host's memory first, wherever they go.
-        host = free_bytes(torch.device("cpu"))
-        fits = self._policy == "auto" and self._fits(needed, free) and needed < host
+        fits = self._policy == "auto" and self._fits(needed, free)
         return Plan("copy" if fits else "in_place", needed, free, reads_base=True)
 
     def load(self, weights: Weights, plan: Plan | None = None) -> Serving:

@@ -12,7 +12,7 @@ import torch
 from purifier.defense.defend import POSITIONS_TOGETHER
 from purifier.errors import CheckpointError
 from purifier.mdlm.delta import is_delta, read_delta
-from purifier.mdlm.size import count_values
+from purifier.mdlm.shards import count_values
 from server.engine.memory import free_bytes
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

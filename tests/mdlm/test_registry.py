@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from purifier import CheckpointError, InvalidSetting, checkpoint_id, load_mdlm
 from purifier.mdlm.delta import write_delta
+from purifier.mdlm.llada_v import weights
 from purifier.mdlm.registry import base_hash
 
 
@@ -90,9 +91,43 @@ def test_missing_unexpected_and_misshaped_tensors_are_listed(folder: Path) -> No
     for part in (
         "missing: lm_head.weight",
         "unexpected: model.extra.weight",
-        "wrong shape: model.norm.weight: [5] instead of [32]",
+        "wrong shape: model.norm.weight (in model.safetensors): [5] instead of [32]",
     ):
         assert part in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (1, r"unexpected: model\.layers\.1\.input_layernorm\.weight \(in model\.safetensors\)"),
+        (3, r"missing: model\.layers\.2\.input_layernorm\.weight"),
+    ],
+)
+def test_a_configuration_of_another_depth_is_refused_before_weights_are_read(
+    folder: Path, layers: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _edit(folder, num_hidden_layers=layers)
+    monkeypatch.setattr(weights, "read_tensors", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(CheckpointError, match=message):
+        load_mdlm(folder)
+
+
+def test_weights_do_not_change_with_their_file(folder: Path) -> None:
+    mdlm = load_mdlm(folder)
+    before = mdlm.published_weights()["lm_head.weight"].clone()
+    file = folder / "model.safetensors"
+    with file.open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"\0" * (file.stat().st_size - 4096))
+    assert torch.equal(mdlm.published_weights()["lm_head.weight"], before)
+
+
+def test_weights_that_are_not_numbers_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"not numbers: model\.layers\.1\.mlp\.up_proj"):
+        load_mdlm(folder)
 
 
 def test_deeper_tower_layers_are_ignored(folder: Path) -> None:

@@ -107,9 +107,10 @@ class LladaV:
             )
         with torch.device("meta"):
             modules = LladaVModules(config)
-        load_weights(modules, path, dtype=dtype)
+        target = torch.device(device)
+        load_weights(modules, path, device=target, dtype=dtype)
         fill_buffers(modules, config)
-        modules.to(device).eval().requires_grad_(False)
+        modules.to(target).eval().requires_grad_(False)  # the buffers; the weights are there
         return cls(config, modules, tokenizer, tokens)
 
     @classmethod

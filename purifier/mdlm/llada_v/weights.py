@@ -1,16 +1,16 @@
-"""LLaDA-V's tensor names, and the strict load of its safetensors shards."""
+"""LLaDA-V's tensor names, and the strict load of its weights."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from purifier.errors import CheckpointError
+from purifier.mdlm.shards import StoredTensor, listed, stored_tensors
+from purifier.mdlm.weight_reader import read_tensors
 
 _RENAMES = (
     ("model.vision_tower.vision_tower.vision_model.", "vision_tower."),
@@ -44,41 +44,56 @@ def published_name(ours: str) -> str:
     raise KeyError(ours)
 
 
-def load_weights(modules: nn.Module, path: Path, *, dtype: torch.dtype) -> None:
+def load_weights(
+    modules: nn.Module, path: Path, *, device: torch.device, dtype: torch.dtype
+) -> None:
     """Fills `modules` (on the meta device) from the shards of a checkpoint folder.
 
+    Names and shapes are checked before anything is read; weights go straight to the device.
     Layers of the vision tower beyond those that are run are ignored, as in the published
     loader.
 
     Raises:
-        CheckpointError: Listing every missing, unexpected and mis-shaped tensor.
+        CheckpointError: If a file is missing or damaged, naming it; if tensors are missing,
+            unexpected or of the wrong shape, naming them; or if weights are not finite.
     """
     expected = {name: tensor.shape for name, tensor in modules.state_dict().items()}
-    found: dict[str, Tensor] = {}
+    stored = _matching(stored_tensors(path), expected)
+    names = {tensor.name: name for name, tensor in stored.items()}
+    found = {
+        names[published]: tensor
+        for published, tensor in read_tensors(stored.values(), device=device, dtype=dtype)
+    }
+    modules.load_state_dict(found, strict=True, assign=True)
+
+
+def _matching(
+    stored: Mapping[str, StoredTensor], expected: Mapping[str, torch.Size]
+) -> dict[str, StoredTensor]:
+    """The stored tensors by the parameters they are for.
+
+    Raises:
+        CheckpointError: If one is missing, unexpected or of the wrong shape.
+    """
+    found: dict[str, StoredTensor] = {}
     unexpected: list[str] = []
     wrong_shape: list[str] = []
-    for published, tensor in _tensors(path):
+    for published, tensor in stored.items():
         name = module_name(published)
-        if name in expected:
-            if tensor.shape != expected[name]:
-                wrong_shape.append(
-                    f"{published}: {list(tensor.shape)} instead of {list(expected[name])}"
-                )
-            found[name] = tensor.to(dtype)
+        where = f"{published} (in {tensor.file.name})"
+        if name is not None and name in expected:
+            if tensor.shape != tuple(expected[name]):
+                shapes = f"{list(tensor.shape)} instead of {list(expected[name])}"
+                wrong_shape.append(f"{where}: {shapes}")
+            found[name] = tensor
         elif not _is_unused(published, expected):
-            unexpected.append(published)
+            unexpected.append(where)
     missing = [published_name(name) for name in expected.keys() - found.keys()]
-    problems = {
-        "missing": sorted(missing),
-        "unexpected": sorted(unexpected),
-        "wrong shape": sorted(wrong_shape),
-    }
+    problems = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape}
     if any(problems.values()):
-        listed = "; ".join(
-            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
-        )
-        raise CheckpointError(f"The checkpoint's tensors do not fit its config.json. {listed}")
-    modules.load_state_dict(found, strict=True, assign=True)
+        told = "; ".join(f"{kind}: {listed(names)}" for kind, names in problems.items() if names)
+        raise CheckpointError(f"The checkpoint's tensors do not fit its config.json. {told}")
+    return found
 
 
 def _is_unused(published: str, expected: Mapping[str, object]) -> bool:
@@ -91,31 +106,3 @@ def _is_unused(published: str, expected: Mapping[str, object]) -> bool:
     number = published[len(layer) :].split(".", 1)[0]
     name = module_name(f"{layer}{number}.layer_norm1.weight")
     return number.isdigit() and name not in expected
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    for shard in _shards(path):
-        try:
-            with safe_open(shard, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
-                    yield name, file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{shard.name} is damaged or not a safetensors file.") from error
-
-
-def _shards(path: Path) -> list[Path]:
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index.name} is not a weight index.") from error
-        if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
-            raise CheckpointError(f"{index.name} names something else than safetensors files.")
-    else:
-        names = ["model.safetensors"]
-    shards = [path / name for name in names]
-    absent = [shard.name for shard in shards if not shard.is_file()]
-    if absent:
-        raise CheckpointError(f"The checkpoint lacks {', '.join(absent)}.")
-    return shards
