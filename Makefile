@@ -1,6 +1,7 @@
 # make install   virtual environment with the server, the clients and the developer tools
 # make demo      the backdoor and the defence, side by side, on this machine
 # make test      everything a change must pass
+# make gpu       the product at the 8B shape on this machine's GPU (docs/gpu.md)
 #
 # pip's own configuration decides where packages come from. PyTorch's default build for Linux
 # brings CUDA; `make install TORCH_ARGS="--index-url URL"` takes another build, CPU or ROCm.
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed
 test: export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test lint format lock clean
+.PHONY: install demo test lint format lock clean gpu wheels
 
 install: $(STAMP)
 
@@ -33,6 +34,13 @@ demo: install
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Without an environment of the project the machine's own Python runs it.
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu $(GPU_ARGS)
+
+wheels: install
+	$(BIN)/python -m benchmarks.gpu.wheels
 
 lint: install
 	$(BIN)/ruff check .
@@ -51,4 +59,4 @@ lock: install
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .wheels build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

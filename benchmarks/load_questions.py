@@ -51,7 +51,7 @@ class Question:
 def load_questions(seed: int, pictures: int = 32) -> Iterator[bytes]:
     """Bodies without end: pictures and lengths at random, the server's own settings."""
     cases = read_test_set(DATA_FOLDER, limit=pictures).cases
-    parts = [_content(case.picture, case.sample.question) for case in cases]
+    parts = [content_of(case.picture, case.sample.question) for case in cases]
     generator = np.random.default_rng(seed)
     while True:
         content = parts[generator.integers(len(parts))]
@@ -71,7 +71,7 @@ def soak_questions(count: int) -> list[Question]:
         settings = _MIX[number % len(_MIX)]
         length = LENGTHS[number % len(LENGTHS)]
         fields = {
-            "messages": [{"role": "user", "content": _content(picture, case.sample.question)}],
+            "messages": [{"role": "user", "content": content_of(picture, case.sample.question)}],
             "max_tokens": length,
             **settings,
         }
@@ -103,7 +103,8 @@ def _asking(url: str, text: str = "What is shown?", **fields: Any) -> bytes:
     return json.dumps({"messages": [{"role": "user", "content": content}], **fields}).encode()
 
 
-def _content(picture: Image.Image, question: str) -> list[dict[str, Any]]:
+def content_of(picture: Image.Image, question: str) -> list[dict[str, Any]]:
+    """A picture and a question as the content of a message."""
     return [
         {"type": "image_url", "image_url": {"url": _url(_encoded(picture))}},
         {"type": "text", "text": question.replace("<image>", "").strip()},

@@ -74,8 +74,8 @@ SMALL_TEXT = TEXT | {
 """The same layouts at next to no cost: for `--quick`."""
 
 QUESTION = "Describe this image in detail."
-_SHARPER_ATTENTION = 3.0
-_SHARPER_HEAD = 4.0
+SHARPER_ATTENTION = 3.0
+SHARPER_HEAD = 4.0
 
 
 def middle_mdlm(
@@ -100,11 +100,13 @@ def middle_mdlm(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         write_layout(path, vision, text)
-        _widen(path, vocabulary)
+        widen_tokenizer(path, vocabulary)
         modules = LladaVModules(read_config(path))
         initialise(modules, seed=seed)
         _sharpen(modules)
-        modules.to(device, dtype).eval().requires_grad_(False)
+        for parameter in modules.parameters():  # buffers keep float32, as when they are loaded
+            parameter.data = parameter.data.to(dtype)
+        modules.to(device).eval().requires_grad_(False)
         return LladaV.wrap(path, modules)
 
 
@@ -126,7 +128,7 @@ def question(mdlm: LladaV, number: int = 0) -> Inputs:
     return mdlm.prepare(user_messages(picture, QUESTION))
 
 
-def _widen(path: Path, vocabulary: int) -> None:
+def widen_tokenizer(path: Path, vocabulary: int) -> None:
     """Gives a checkpoint folder a tokenizer of more tokens, none of which text ever uses."""
     trained: dict[str, Any] = json.loads(build_tokenizer().to_str())["model"]
     words: dict[str, int] = {
@@ -149,6 +151,6 @@ def _widen(path: Path, vocabulary: int) -> None:
 @torch.no_grad()
 def _sharpen(modules: LladaVModules) -> None:
     for layer in modules.language_model.layers:
-        layer.self_attn.q_proj.weight.mul_(_SHARPER_ATTENTION)
-        layer.self_attn.k_proj.weight.mul_(_SHARPER_ATTENTION)
-    modules.lm_head.weight.mul_(_SHARPER_HEAD)
+        layer.self_attn.q_proj.weight.mul_(SHARPER_ATTENTION)
+        layer.self_attn.k_proj.weight.mul_(SHARPER_ATTENTION)
+    modules.lm_head.weight.mul_(SHARPER_HEAD)

@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.middle import middle_mdlm, question, with_layout
+from benchmarks.peak_memory import peak_mib, reset_peak
 from benchmarks.saliency_timing import clock
 from benchmarks.speed_timing import Spread
 from purifier.defense.config import Level, MaskingConfig
@@ -121,41 +121,21 @@ def peak_memory(device: str, tokens: str, count: int, level: Level, at_once: int
     """MiB that forward and backward pass add to model and inputs."""
     torch.set_num_threads(1)
     mdlm, inputs = model_and_question(device, tokens)
-    before = _from_here(device)
+    before = reset_peak(device)
     config = MaskingConfig(level=level, ranker="fisher", probes=PROBES)
     site = make_site(mdlm, [inputs] * count, config)
     with torch.enable_grad():
         encoding = site.encode(differentiable=True)
         batch = first_step_batch(mdlm, encoding.prompts, Response.of(mdlm, FAST))
         logits = mdlm.logits(batch.embeds, batch.positions, batch.lengths)[..., : config.top_k]
-        forward = _peak(device)
+        forward = peak_mib(device)
         cotangents = torch.randn(at_once, *logits.shape, device=logits.device)
         torch.autograd.grad(logits, encoding.leaves, cotangents, is_grads_batched=True)
     return {
         "positions": batch.embeds.shape[0] * batch.embeds.shape[1],
         "forward_mib": forward - before,
-        "backward_mib": _peak(device) - before,
+        "backward_mib": peak_mib(device) - before,
     }
-
-
-def _from_here(device: str) -> float:
-    """Begins to look for the peak anew; MiB in use now.
-
-    A process otherwise inherits the peak of the one that has started it.
-    """
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-    return _peak(device)
-
-
-def _peak(device: str) -> float:
-    """Largest memory since then, MiB; of the host on Linux alone."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
 if __name__ == "__main__":

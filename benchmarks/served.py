@@ -52,6 +52,7 @@ class Served:
         url: Its address.
         key: A key with every scope.
         process: Its process.
+        data: Its data folder.
         log: What it writes to standard error.
         options: What it was started with.
     """
@@ -59,6 +60,7 @@ class Served:
     url: str
     key: str
     process: psutil.Process
+    data: Path
     log: Path
     options: tuple[str, ...]
 
@@ -148,7 +150,8 @@ def served(options: Sequence[str]) -> Iterator[Served]:
         keys, log = Path(folder) / "keys.json", Path(folder) / "log.txt"
         key, _ = create_key(keys, "benchmark", SCOPES)
         command = [sys.executable, "-m", "server", *options, "--port", "0"]
-        command += ["--keys-file", str(keys), "--data-dir", str(Path(folder) / "data")]
+        data = Path(folder) / "data"
+        command += ["--keys-file", str(keys), "--data-dir", str(data)]
         environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # as the image has it
         with (
             log.open("wb") as errors,
@@ -158,7 +161,7 @@ def served(options: Sequence[str]) -> Iterator[Served]:
         ):
             try:
                 url = _address(process, log)
-                yield Served(url, key, psutil.Process(process.pid), log, tuple(options))
+                yield Served(url, key, psutil.Process(process.pid), data, log, tuple(options))
             finally:
                 status = _stop(process)
         if status != 0:

@@ -1,6 +1,6 @@
 """The tables of `benchmarks.speed`, and their places in the documents.
 
-    python -m benchmarks.speed_report      # fills those of docs/performance.md and docs/caches.md
+    python -m benchmarks.speed_report      # fills those of `DOCUMENTS`
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`; what is between is replaced by
 what `docs/results` says.
@@ -16,13 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.batch_bound import bound_table
+from benchmarks.cpu_levers import levers_table
+from benchmarks.full_size import full_size_table
+from benchmarks.gpu.report import goal_table
 from benchmarks.profile import profile_table
+from benchmarks.sizing import check_table, size_table
 from benchmarks.speed_settings import GOALS, limit_of
 from purifier.evaluation.intervals import wilson
 from purifier.evaluation.report import markdown_table, percent
 
 RESULTS = Path("docs/results")
-DOCUMENTS = (Path("docs/performance.md"), Path("docs/caches.md"))
+DOCUMENTS = tuple(
+    Path(f"docs/{name}.md") for name in ("performance", "caches", "deployment", "gpu")
+)
 _PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Part = Mapping[str, Any]
@@ -238,6 +244,11 @@ def tables(results: Path) -> dict[str, str]:
     made["profile"] = profile_table(_read(results / "profile.json"))
     made["bound"] = bound_table(_read(results / "batch_bound.json"))
     made["caches"] = caches_table(_read(results / "caches.json"))
+    made["size"] = size_table()
+    made["size_check"] = check_table(_read(results / "sizing.json").get("check", []))
+    made["full_size"] = full_size_table(_read(results / "full_size.json"))
+    made["levers"] = levers_table(_read(results / "cpu_levers.json"))
+    made["gpu"] = goal_table(_read(results / "gpu.json"))
     return made
 
 

@@ -157,9 +157,8 @@ def machine(device: str) -> dict[str, Any]:
     return facts
 
 
-def matrix_peak(device: str, dtype: str, *, repeats: int = 5) -> float:
-    """Best rate of a large matrix product, in GFLOP/s: the bound of everything that is dense."""
-    side = _PEAK_SIDE
+def matrix_peak(device: str, dtype: str, *, repeats: int = 5, side: int = _PEAK_SIDE) -> float:
+    """Best rate of a large square matrix product, in GFLOP/s: the bound of all that is dense."""
     matrix = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
     best = float("inf")
     for _ in range(repeats + 1):

@@ -69,14 +69,14 @@ def _read(
     if device.type == "cpu" and tensor.dtype == dtype:
         _fill(stream, read.view(torch.uint8))
     else:
-        for part in read.split(_STAGING_BYTES // tensor.dtype.itemsize):
+        for part in read.split(_STAGING_BYTES // tensor.dtype.itemsize):  # type: ignore[no-untyped-call]
             staging.pass_on(stream, tensor.dtype, part)
     return read.view(tensor.shape)
 
 
 def _fill(stream: FileIO, raw: Tensor) -> None:
     """Reads as many bytes as a uint8 tensor on the CPU has; raises OSError at the file's end."""
-    view = memoryview(raw.numpy())
+    view = memoryview(raw.numpy())  # type: ignore[arg-type]
     while view:
         count = stream.readinto(view)
         if not count:
@@ -105,7 +105,7 @@ class _Staging:
             self._turn = len(self._buffers)
             self._buffers.append(torch.empty(_STAGING_BYTES, dtype=torch.uint8, pin_memory=cuda))
             if cuda:
-                self._copied.append(torch.cuda.Event())
+                self._copied.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
         else:
             self._turn = (self._turn + 1) % _STAGING_BUFFERS
             if cuda:
@@ -120,7 +120,7 @@ class _Staging:
 
 def _is_finite(tensor: Tensor) -> Tensor:
     """Bool [], in pieces, so that the check needs little memory of its own."""
-    pieces = tensor.view(-1).split(_CHECKED_TOGETHER)
+    pieces = tensor.view(-1).split(_CHECKED_TOGETHER)  # type: ignore[no-untyped-call]
     return torch.stack([torch.isfinite(piece).all() for piece in pieces]).all()
 
 

@@ -1,0 +1,126 @@
+"""What every part of a run works with: the shape, the model, the clock and the record."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from PIL import Image
+
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.shapes import SHAPES, Shape, picture, write_checkpoint
+from benchmarks.middle import QUESTION
+from benchmarks.speed_timing import Bench
+from purifier.answer import user_messages
+from purifier.mdlm.base import Inputs
+from purifier.mdlm.llada_v import LladaV
+from purifier.mdlm.registry import load_mdlm
+from purifier.mdlm.shards import INDEX
+
+
+@dataclass
+class Run:
+    """One part's view of a run.
+
+    Attributes:
+        part: Name of the part.
+        shape_name: One of `SHAPES`.
+        device: Where.
+        dtype: `float32` or `bfloat16`.
+        work: Folder of what is made on the way: checkpoints, pictures.
+        record: Where figures go.
+        limit: Seconds that the part may take.
+    """
+
+    part: str
+    shape_name: str
+    device: str
+    dtype: str
+    work: Path
+    record: Record
+    limit: float
+    _started: float = field(default_factory=monotonic)
+
+    @property
+    def shape(self) -> Shape:
+        return SHAPES[self.shape_name]
+
+    @property
+    def left(self) -> float:
+        """Seconds left of the part's limit."""
+        return self.limit - (monotonic() - self._started)
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's folder; `make_checkpoint` fills it."""
+        return self.work / f"random-{self.shape_name}"
+
+    @cached_property
+    def bench(self) -> Bench:
+        """Timing of pairs on the run's device."""
+        return Bench(self.device, self.dtype, self.shape.repeats, tell=self.tell)
+
+    def make_checkpoint(self) -> None:
+        """Writes the checkpoint unless it is there."""
+        if not (self.folder / INDEX).is_file():
+            write_checkpoint(self.folder, self.shape, device=self.device)
+
+    def load(self) -> LladaV:
+        """The model, loaded as the product does it."""
+        self.make_checkpoint()
+        mdlm = load_mdlm(self.folder, device=self.device, dtype=self.dtype)
+        if not isinstance(mdlm, LladaV):
+            raise TypeError("the shapes are those of LLaDA-V")
+        return mdlm
+
+    def picture(self, number: int) -> Image.Image:
+        """A random picture of the shape's size, always the same one for a number."""
+        return picture(self.shape, number)
+
+    def question(self, mdlm: LladaV, number: int = 0) -> Inputs:
+        """A question about that picture."""
+        return mdlm.prepare(user_messages(self.picture(number), QUESTION))
+
+    def put(self, name: str, figure: Any) -> None:
+        """Keeps a figure."""
+        self.record.put(self.part, name, figure)
+        self.tell(f"{name}: {_short(figure)}")
+
+    def measure(self, name: str, seconds: float, make: Callable[[], Any]) -> Any:
+        """Keeps what `make` returns; notes instead why there is nothing.
+
+        Args:
+            name: Of the figure.
+            seconds: It is not begun with less time left.
+            make: Measures it.
+        """
+        if self.left < seconds:
+            self.put(name, {"missing": "no time was left"})
+            return None
+        try:
+            figure = make()
+        except torch.OutOfMemoryError:
+            self.put(name, {"missing": "out of memory"})
+            figure = None
+        else:
+            self.put(name, figure)
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        return figure
+
+    def tell(self, text: str) -> None:
+        """Prints progress."""
+        print(f"[{self.part}, {self.left:.0f} s left] {text}", file=sys.stderr, flush=True)
+
+
+def _short(figure: Any) -> str:
+    if isinstance(figure, Mapping):
+        shown = {key: value for key, value in figure.items() if not isinstance(value, dict | list)}
+        figure = shown or list(figure)
+    return str(figure)[:300]

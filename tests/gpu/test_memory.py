@@ -1,0 +1,104 @@
+"""Memory on a GPU: estimates against what is taken, and what happens when there is too little."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from purifier import load_mdlm
+from purifier.data.llava import read_llava
+from purifier.denoise import EXACT, FAST
+from purifier.lab.demo import DATA_FOLDER
+from purifier.mdlm.base import Inputs
+from purifier.mdlm.llada_v import LladaV
+from purifier.purification.config import PRESETS
+from purifier.purification.purifier import Purifier
+from server.engine import Job, Serving
+from server.jobs.memory import need_of
+from tests.gpu.conftest import OnDevice
+from tests.support.engine import SECONDS, starting, submit
+
+pytestmark = pytest.mark.gpu
+
+
+def test_weights_take_what_was_estimated(checkpoint: Path, cuda: str) -> None:
+    gc.collect()
+    before = torch.cuda.memory_allocated(cuda)
+    mdlm = load_mdlm(checkpoint, device=cuda, dtype="bfloat16")
+    taken = torch.cuda.memory_allocated(cuda) - before
+    assert taken == pytest.approx(need_of(checkpoint, "bfloat16").weights, rel=0.05)
+    del mdlm
+
+
+def test_relabelling_stays_within_the_estimate(
+    checkpoint: Path,
+    cuda: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    mdlm = load_mdlm(checkpoint, device=cuda, dtype="bfloat16")
+    config = PRESETS["default"]
+    samples = read_llava(DATA_FOLDER / "train" / "insertion.json")[:64]
+    torch.cuda.reset_peak_memory_stats(cuda)
+    Purifier(mdlm, config, DATA_FOLDER / "train" / "images").purify(samples)
+    peak = torch.cuda.max_memory_allocated(cuda)
+    need = need_of(checkpoint, "bfloat16", config.batch_size)
+    record_property("peak over estimate", f"{peak / need.total:.2f}")
+    assert peak <= need.total
+
+
+@contextmanager
+def capped(device: str, extra: int) -> Iterator[None]:
+    """Lets the allocator take `extra` bytes more than it holds now, and no further one."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(
+        (torch.cuda.memory_reserved(device) + extra) / total, device
+    )
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def test_a_batch_that_is_too_large_is_answered_one_by_one(
+    demo: LladaV, questions: list[Inputs], on_device: OnDevice, cuda: str
+) -> None:
+    """The allocator has room for one request's pass over its sequence, not for that of all."""
+    mdlm = on_device(demo)
+    serving = Serving(mdlm, "demo@sha256:000000000000", 0)
+    jobs = [Job(inputs, EXACT, None, str(number)) for number, inputs in enumerate(questions[:16])]
+    with starting(serving, queue_size=len(jobs), deadline=SECONDS) as start:
+        engine = start()
+        expected = [submit(engine, job).future.result(SECONDS).token_ids for job in jobs]
+        torch.cuda.reset_peak_memory_stats(cuda)
+        before = torch.cuda.memory_allocated(cuda)
+        submit(engine, jobs[0]).future.result(SECONDS)
+        alone = torch.cuda.max_memory_allocated(cuda) - before
+        with capped(cuda, 2 * alone + 64 * 2**20):
+            tickets = [submit(engine, job) for job in jobs]
+            found = [ticket.future.result(SECONDS).token_ids for ticket in tickets]
+        assert engine.state == "ready"
+    assert found == expected
+
+
+def test_a_request_that_is_too_large_fails_alone(
+    demo: LladaV, questions: list[Inputs], on_device: OnDevice, cuda: str
+) -> None:
+    mdlm = on_device(demo)
+    serving = Serving(mdlm, "demo@sha256:000000000000", 0)
+    with starting(serving, queue_size=4, deadline=SECONDS) as start:
+        engine = start()
+        job = Job(questions[0], FAST, None, "-")
+        expected = submit(engine, job).future.result(SECONDS).token_ids
+        with capped(cuda, 0):
+            failure = submit(engine, Job(questions[1], FAST, None, "-")).future.exception(SECONDS)
+        assert failure is not None
+        again = submit(engine, job).future.result(SECONDS).token_ids
+        assert engine.state == "ready"
+    assert again == expected
