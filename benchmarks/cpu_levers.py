@@ -19,7 +19,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.middle import SMALL_TEXT, SMALL_VISION, middle_mdlm, question, with_layout
+from benchmarks.middle import (
+    SMALL_TEXT,
+    SMALL_VISION,
+    SMALL_VOCABULARY,
+    middle_mdlm,
+    question,
+    with_layout,
+)
 from benchmarks.speed_timing import Bench, Spread, machine, matrix_peak, ratios
 from purifier.answer import answer_batch, answer_inputs
 from purifier.defense.config import MaskingConfig
@@ -33,6 +40,8 @@ from purifier.mdlm.registry import load_mdlm
 
 RESULTS = Path("docs/results")
 NAME = "cpu_levers"
+BACKEND = "inductor"
+"""Of `torch.compile`."""
 _BATCH = 20
 
 
@@ -67,7 +76,7 @@ def answers(bench: Bench, visual: Any) -> dict[str, Any]:
     """Seconds of a fast answer with every lever, and the ratios to float32 without one."""
     sizes: dict[str, Any] = {}
     if bench.size == "small":
-        sizes = {"vision": SMALL_VISION, "text": SMALL_TEXT, "vocabulary": 1200}
+        sizes = {"vision": SMALL_VISION, "text": SMALL_TEXT, "vocabulary": SMALL_VOCABULARY}
     models = {
         "float32": with_layout(middle_mdlm(**sizes), visual),
         "bfloat16": with_layout(middle_mdlm(dtype=torch.bfloat16, **sizes), visual),
@@ -95,8 +104,8 @@ def compiled(mdlm: LladaV) -> LladaV:
     """The model with compiled feed-forward blocks and norms; the given one stays as it is."""
     modules = copy.deepcopy(mdlm.modules)
     for layer in modules.language_model.layers:
-        layer.mlp = torch.compile(layer.mlp, dynamic=True)
-        layer.input_layernorm = torch.compile(layer.input_layernorm, dynamic=True)
+        layer.mlp = torch.compile(layer.mlp, dynamic=True, backend=BACKEND)
+        layer.input_layernorm = torch.compile(layer.input_layernorm, dynamic=True, backend=BACKEND)
         layer.post_attention_layernorm = torch.compile(layer.post_attention_layernorm, dynamic=True)
     other = mdlm.with_modules(modules)
     other.config = mdlm.config

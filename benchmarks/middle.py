@@ -71,6 +71,7 @@ SMALL_TEXT = TEXT | {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
+SMALL_VOCABULARY = 1_200
 """The same layouts at next to no cost: for `--quick`."""
 
 QUESTION = "Describe this image in detail."

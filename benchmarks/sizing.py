@@ -5,14 +5,15 @@
 
 Weights are counted on the meta device, so an 8B model costs nothing to size. The peak is that of
 the service's own path: `n` requests with the fast settings and the default defence, begun one
-after the other and denoised together.
+after the other and denoised together. It counts what tensors take, as CUDA's allocator does; the
+libraries take some more (on the host about 0.4 GB).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,20 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.shapes import SHAPES, Shape
 from benchmarks.middle import (
     SMALL_TEXT,
     SMALL_VISION,
-    TEXT,
-    VISION,
-    VOCABULARY,
+    SMALL_VOCABULARY,
     VisualTokens,
     middle_mdlm,
     question,
     with_layout,
 )
-from benchmarks.peak_memory import host_mib, reset_host_peak
 from benchmarks.speed_settings import BLOCK
 from benchmarks.speed_timing import machine
 from purifier.answer import begin_batch
@@ -43,16 +42,17 @@ from purifier.denoise import denoising_step
 from purifier.denoise.config import FAST
 from purifier.evaluation.report import markdown_table
 from purifier.lab.demo_model import write_layout
+from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.config import LladaVConfig, read_config
 from purifier.mdlm.llada_v.modules import LladaVModules
+from purifier.mdlm.llada_v.tails import ROWS_AT_ONCE
 
 RESULTS = Path("docs/results")
 NAME = "sizing"
 _WIDTH = {"float32": 4, "bfloat16": 2}
 _GB = 1e9
-_TEXT_POSITIONS = 100
-"""Of a short question, with the chat's marks."""
-_CHECKED = ((729, 1), (729, 4), (2929, 1), (2929, 4))
+_POSITIONS = 2929 + 59 + BLOCK
+"""Of a request about one image of 640x480 pixels: visual tokens, question and answer."""
 
 
 @dataclass(frozen=True)
@@ -118,46 +118,46 @@ class Peak:
 
     Attributes:
         weights: Of the model.
-        stored: Keys and values, and the prompts' embeddings, of all requests.
-        activations: Of the largest pass.
+        requests: Of all requests, at the moment when they take most.
     """
 
     weights: int
-    stored: int
-    activations: int
+    requests: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.stored + self.activations
+        return self.weights + self.requests
 
 
-def peak(sizes: Sizes, dtype: str, *, visual: int, together: int, views: int) -> Peak:
+def peak(sizes: Sizes, dtype: str, *, positions: int, together: int, views: int) -> Peak:
     """The largest memory while requests are answered.
 
-    A pass over whole sequences holds, for every position, the residual stream and its normed
-    copy, and then either queries, keys and values with their rotated copies, or the three
-    vectors of the feed-forward block. Predictions are float32, remasking's softmax float64.
+    A request keeps the keys and values of its positions, its prompt's embeddings and the
+    predictions of its next step. While it is begun, the original and the masked prompt are both
+    there. A pass over whole sequences holds, for every position, six vectors of the residual
+    stream's width and the three of the feed-forward block.
 
     Args:
         sizes: The model's.
         dtype: Of weights and activations.
-        visual: Visual tokens of a request.
+        positions: Of a request, its answer's block included.
         together: Requests that are denoised together.
         views: Views that an image is encoded as.
     """
     width = _WIDTH[dtype]
-    positions = visual + _TEXT_POSITIONS + BLOCK
-    stored = positions * (sizes.layers * sizes.key_values + sizes.hidden) * width
-    attention = 2 * sizes.hidden + 4 * sizes.hidden + sizes.key_values
-    feed_forward = 2 * sizes.hidden + 3 * sizes.feed_forward
-    decoder = together * positions * max(attention, feed_forward) * width
-    head = together * BLOCK * sizes.vocabulary * (4 + 4 + 8 + 8)
-    tower_row = 3 * sizes.tower_hidden + 2 * sizes.tower_feed_forward
-    tower = views * sizes.patches * tower_row * width
+    sequence = positions * (sizes.layers * sizes.key_values + sizes.hidden) * width
+    predictions = BLOCK * sizes.vocabulary * 4
+    stored = sequence + predictions
+    a_row = (6 * sizes.hidden + 3 * sizes.feed_forward) * width
+    tower_row = (4 * sizes.tower_hidden + 2 * sizes.tower_feed_forward) * width
+    tail = ROWS_AT_ONCE * (a_row + (positions + ROWS_AT_ONCE) * (1 + width))
+    largest = max(positions * a_row, views * sizes.patches * tower_row, tail)
+    begun = 2 * sequence + 3 * predictions + largest
+    # Remasking: predictions twice in float32, probabilities twice in float64.
+    remasking = BLOCK * sizes.vocabulary * (4 + 4 + 8 + 8)
+    joint = together * (stored + max(positions * a_row, remasking))
     return Peak(
-        weights=sizes.parameters * width,
-        stored=together * stored,
-        activations=max(decoder, head, tower),
+        weights=sizes.parameters * width, requests=max((together - 1) * stored + begun, joint)
     )
 
 
@@ -175,18 +175,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="measure the middle-sized model")
-    parser.add_argument("--measure", metavar="JSON", help=argparse.SUPPRESS)
+    parser.add_argument("--size", choices=("middle", "small"), default="middle")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    if options.measure:
-        print(json.dumps(measured_peak(**json.loads(options.measure))))
-        return 0
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"{NAME}.json"
     result = json.loads(file.read_text()) if file.is_file() else {}
     result["shapes"] = {"8b": asdict(sizes_of(SHAPES["8b"]))}
     if options.check:
-        result["check"] = [checked(visual, n) for visual, n in _CHECKED]
+        cases = [(visual, n, dtype) for dtype in _WIDTH for visual in (729, 2929) for n in (1, 4)]
+        result["check"] = [checked(*case, size=options.size) for case in cases]
         result["machine"] = machine("cpu")
     file.write_text(json.dumps(result, indent=1) + "\n")
     page = markdown(result)
@@ -195,35 +193,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def checked(visual: int, together: int, size: str = "middle") -> dict[str, Any]:
-    """The estimate beside the measured peak, MiB, of a process of its own."""
-    wanted = {"visual": visual, "together": together, "size": size}
-    command = [sys.executable, "-m", "benchmarks.sizing", "--measure", json.dumps(wanted)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    measured: float = json.loads(done.stdout)["peak_mib"]
-    sizes = sizes_of(SHAPES["middle"] if size == "middle" else SHAPES["tiny"])
-    views = 1 if visual == 729 else 5
-    estimate = peak(sizes, "float32", visual=visual, together=together, views=views)
+def checked(
+    visual: VisualTokens, together: int, dtype: str, *, size: str = "middle"
+) -> dict[str, Any]:
+    """The estimate beside what a model's requests were measured to take, MiB."""
+    changes: dict[str, Any] = {}
+    if size == "small":
+        changes = {"vision": SMALL_VISION, "text": SMALL_TEXT, "vocabulary": SMALL_VOCABULARY}
+    model = middle_mdlm(dtype=getattr(torch, dtype), **changes)
+    mdlm = with_layout(model, visual)
+    sizes = Sizes.of(mdlm.config)
+    measured = sizes.parameters * _WIDTH[dtype] + measured_peak(mdlm, together)
+    estimate = peak(
+        sizes,
+        dtype,
+        positions=question(mdlm).length + BLOCK,
+        together=together,
+        views=1 if visual == 729 else 5,
+    )
+    print(f"{visual} visual tokens, {together} together, {dtype}", file=sys.stderr, flush=True)
     return {
-        **wanted,
-        "measured_mib": measured,
+        "visual": visual,
+        "together": together,
+        "dtype": dtype,
+        "measured_mib": measured / 2**20,
         "estimated_mib": estimate.total / 2**20,
-        "ratio": estimate.total / 2**20 / measured,
+        "ratio": estimate.total / measured,
     }
 
 
-def measured_peak(visual: VisualTokens, together: int, size: str) -> dict[str, float]:
-    """Makes a model and answers `together` questions at once; MiB above what was there before."""
-    small: dict[str, Any] = {"vision": SMALL_VISION, "text": SMALL_TEXT, "vocabulary": 1200}
-    whole: dict[str, Any] = {"vision": VISION, "text": TEXT, "vocabulary": VOCABULARY}
-    before = host_mib("VmRSS")
-    mdlm = with_layout(middle_mdlm(**(whole if size == "middle" else small)), visual)
+def measured_peak(mdlm: LladaV, together: int) -> int:
+    """Bytes of tensors, beside the weights, while `together` questions are answered (CPU)."""
     asked = [question(mdlm, number) for number in range(together)]
-    reset_host_peak()
-    begun = [begin_batch(mdlm, [inputs], FAST, MaskingConfig())[0] for inputs in asked]
-    for _ in range(FAST.prompt_interval + 1):
-        denoising_step(mdlm, [one.state for one in begun])
-    return {"peak_mib": host_mib("VmHWM") - before}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        begun = [begin_batch(mdlm, [inputs], FAST, MaskingConfig())[0] for inputs in asked]
+        # As many steps as it takes until the prompts are computed anew, all in one pass.
+        for _ in range(FAST.prompt_interval + 1):
+            denoising_step(mdlm, [one.state for one in begun])
+    assert profiler.profiler is not None
+    events = profiler.profiler.kineto_results.events()
+    changes = [(one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]"]
+    held = itertools.accumulate(n_bytes for _, n_bytes in sorted(changes))
+    return max(held)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -233,8 +244,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         facts = result["machine"]
         text += (
             "\n## Against the measured middle-sized model\n\n"
-            f"{facts['processor']}, float32, torch {facts['torch']}; resident memory above that of "
-            f"the libraries.\n\n{check_table(result['check'])}"
+            f"{facts['processor']}, torch {facts['torch']}; what tensors take, weights included."
+            f"\n\n{check_table(result['check'])}"
         )
     return text
 
@@ -247,7 +258,7 @@ def size_table() -> str:
         a_position = sizes.layers * sizes.key_values * width
         cells = [dtype, f"{sizes.parameters * width / _GB:.1f}", f"{a_position / 1e6:.2f}"]
         for together in (1, 8, 32):
-            estimate = peak(sizes, dtype, visual=2929, together=together, views=5)
+            estimate = peak(sizes, dtype, positions=_POSITIONS, together=together, views=5)
             cells.append(f"{estimate.total / _GB:.1f}")
         rows.append(cells)
     header = ["dtype", "weights, GB", "keys and values, MB a position"]
@@ -260,13 +271,21 @@ def check_table(checks: Sequence[Mapping[str, Any]]) -> str:
         [
             str(one["visual"]),
             str(one["together"]),
+            one["dtype"],
             f"{one['estimated_mib']:.0f}",
             f"{one['measured_mib']:.0f}",
             f"{one['ratio']:.2f}",
         ]
         for one in checks
     ]
-    header = ["visual tokens", "requests together", "estimated, MiB", "measured, MiB", "ratio"]
+    header = [
+        "visual tokens",
+        "requests together",
+        "dtype",
+        "estimated, MiB",
+        "measured, MiB",
+        "ratio",
+    ]
     return markdown_table(header, rows)
 
 

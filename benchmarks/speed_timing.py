@@ -17,6 +17,7 @@ import transformers
 from benchmarks.middle import (
     SMALL_TEXT,
     SMALL_VISION,
+    SMALL_VOCABULARY,
     TEXT,
     VISION,
     VOCABULARY,
@@ -31,7 +32,6 @@ from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.registry import load_mdlm
 from purifier.numeric import seconds
 
-_SMALL_VOCABULARY = 1_200
 _PEAK_SIDE = 1536
 
 
@@ -83,7 +83,7 @@ class Bench:
         self.tell(f"making the {self.size} model")
         sizes: dict[str, Any] = {"vision": VISION, "text": TEXT, "vocabulary": VOCABULARY}
         if self.size == "small":
-            sizes = {"vision": SMALL_VISION, "text": SMALL_TEXT, "vocabulary": _SMALL_VOCABULARY}
+            sizes = {"vision": SMALL_VISION, "text": SMALL_TEXT, "vocabulary": SMALL_VOCABULARY}
         return middle_mdlm(device=self.device, dtype=getattr(torch, self.dtype), **sizes)
 
     def middle(self, visual_tokens: VisualTokens) -> LladaV:
