@@ -78,6 +78,17 @@ def load_mdlm(
     return mdlm
 
 
+def outline(folder: Path) -> Mdlm:
+    """The model of a folder with full weights, without them: names, shapes, layers, settings.
+
+    Its tensors are on the meta device, so it takes next to no memory and cannot be run.
+
+    Raises:
+        CheckpointError: If the folder is refused, or its files do not fit its configuration.
+    """
+    return _load_base(folder, torch.device("meta"), torch.float32)
+
+
 def checkpoint_id(path: str | Path) -> str:
     """The immutable name of a checkpoint: folder name and content hash, `name@sha256:12 hex`."""
     folder = _folder(path)
