@@ -31,8 +31,10 @@ from purifier.mdlm.llada_v.packing import pack
 from purifier.mdlm.llada_v.prompt import ChatTokenizer
 from purifier.mdlm.llada_v.scored import scored_hidden
 from purifier.mdlm.llada_v.tails import decode_tail, peak_attention
+from purifier.mdlm.llada_v.tower_layers import check_tower_layers
 from purifier.mdlm.llada_v.weights import check_weights, load_weights, published_name
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
+from purifier.mdlm.shards import stored_tensors
 from purifier.mdlm.tails import TailPass
 
 _MIN_SIDE = 4
@@ -107,6 +109,7 @@ class LladaV:
             )
         with torch.device("meta"):
             modules = LladaVModules(config)
+        check_tower_layers(config, stored_tensors(path))
         target = torch.device(device)
         if target.type == "meta":
             check_weights(modules, path)
