@@ -34,7 +34,8 @@ def check_tower_layers(config: LladaVConfig, stored: Mapping[str, StoredTensor])
             place = "The tower that mm_vision_tower names in config.json"
         raise CheckpointError(
             f"{place} says num_hidden_layers is {run + 1}, of which the last is not run, and the "
-            f"weights hold {count} layers of the vision tower: the last is {_shown(held[count - 1])}. "
+            f"weights hold {count} layers of the vision tower, with "
+            f"{_shown(held[count - 1])}. "
             "Configuration and weights are not of one model, or a file is missing."
         )
 
