@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from purifier import CheckpointError, InvalidSetting, load_mdlm
 from purifier.lab.demo import checkpoint_path
 from purifier.mdlm.delta import write_delta
 from purifier.mdlm.export_adapter import export_adapter
-from purifier.mdlm.llada_v.modules import LladaVModules
 from purifier.mdlm.registry import base_hash
 from purifier.mdlm.shards import stored_tensors
+from tests.support.published import read_by_peft
 
 LAYERS = ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj")
 TOWER = "model.vision_tower.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
@@ -50,34 +48,6 @@ def make_delta(base: Path, ranks: dict[str, int], *, projector: bool = True) -> 
         details={},
     )
     return base.parent / "tuned"
-
-
-class Published(nn.Module):
-    """The weights under the modules' names of the published class, around our own modules."""
-
-    def __init__(self, modules: LladaVModules) -> None:
-        super().__init__()
-        self.model = modules.language_model
-        inner, outer = nn.Module(), nn.Module()
-        outer.vision_tower = inner
-        inner.vision_model = modules.vision_tower
-        self.model.vision_tower = outer
-        self.model.mm_projector = modules.mm_projector
-        self.model.image_newline = modules.image_newline
-        self.lm_head = modules.lm_head
-
-
-def read_by_peft(base: Path, folder: Path) -> dict[str, Tensor]:
-    """The weights of a base with an exported folder on it, as the docs say how."""
-    mdlm = load_mdlm(base)
-    assert isinstance(mdlm.modules, LladaVModules)
-    model = Published(mdlm.modules)
-    assert model.state_dict().keys() == mdlm.published_weights().keys()
-    if (folder / "projector.safetensors").exists():
-        found = model.load_state_dict(load_file(folder / "projector.safetensors"), strict=False)
-        assert not found.unexpected_keys
-    wrapped = PeftModel.from_pretrained(model, str(folder))
-    return dict(wrapped.merge_and_unload().state_dict())
 
 
 def require_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
