@@ -1,4 +1,7 @@
-"""`disp checkpoints`: what can serve, what does, and the way back."""
+"""`disp checkpoints`: what can serve, what does, and the way back.
+
+`export` reads a data folder itself, while no server need run; the others ask a server.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,14 @@ from clients._commands._common import (
     print_json,
     texts,
 )
+from clients._commands.delegated import DELEGATES
 from server.schemas.checkpoints import Checkpoint, Gate
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the command and its actions."""
     parser = subparsers.add_parser(
-        "checkpoints", help="list, activate, roll back and remove checkpoints", description=__doc__
+        "checkpoints", help=DELEGATES["checkpoints"].help, description=__doc__
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     finish(actions.add_parser("ls", help="list checkpoints, the latest first"), run_ls)
@@ -35,6 +39,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     removing.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="its id")
     finish(removing, run_rm)
     finish(actions.add_parser("rollback", help="bring the previous one back"), run_rollback)
+    actions.add_parser(
+        "export", help="write one of a data folder for use elsewhere", add_help=False
+    )
 
 
 def run_ls(args: argparse.Namespace) -> int:

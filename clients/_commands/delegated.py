@@ -43,6 +43,9 @@ DELEGATES = {
     "audit": Delegate(
         ("server.store", "audit"), "list and verify the audit log", ("list", "verify")
     ),
+    "checkpoints": Delegate(
+        ("server.store",), "list, activate, roll back, remove and export checkpoints", ("export",)
+    ),
 }
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,9 +25,14 @@ from torch import Tensor
 
 from purifier.errors import CheckpointError
 from purifier.mdlm.base import Mdlm
+from purifier.mdlm.json_files import read_object
+from purifier.mdlm.shards import listed
 
 FORMAT = "disp-delta-1"
 _FILES = ("projector.safetensors", "adapter.safetensors")
+_BASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,254}")
+_DOWN, _UP = ".lora_A", ".lora_B"
+_LARGEST_SCALE = 1e6
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def read_delta(folder: Path, *, base: Path | None = None) -> Delta:
     """
     manifest = _manifest(folder)
     name = manifest.get("base")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@-]*", name):
+    if not isinstance(name, str) or not _BASE_NAME.fullmatch(name):
         raise CheckpointError(f"{folder.name}: delta.json must name its base folder.")
     if base is None:
         base = folder.parent / name
@@ -78,7 +83,9 @@ def read_delta(folder: Path, *, base: Path | None = None) -> Delta:
     for file, expected in manifest["files"].items():
         path = folder / file
         if file not in _FILES or not path.is_file():
-            raise CheckpointError(f"{folder.name}: {file} is missing or not part of a delta.")
+            raise CheckpointError(
+                f"{folder.name}: {listed([file])} is missing or not part of a delta."
+            )
         if file_sha256(path) != expected:
             raise CheckpointError(f"{folder.name}: {file} was altered or damaged.")
         try:
@@ -147,30 +154,73 @@ def changed_weights(mdlm: Mdlm, delta: Delta) -> Iterator[tuple[str, Tensor]]:
         Published name, and a tensor of its own in the shape, dtype and place of the base's.
 
     Raises:
-        CheckpointError: If a tensor has no place in the model or the wrong shape.
+        CheckpointError: If a tensor has no place in the model or the wrong shape; before anything
+            is computed.
     """
     weights = mdlm.published_weights()
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    for name, parts in parts_of(delta, shapes).items():
+        yield name, changed_weight(delta, parts, weights[name])
+
+
+def parts_of(delta: Delta, shapes: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
+    """Which of a delta's tensors change which weight of a base.
+
+    Args:
+        delta: The delta.
+        shapes: Shapes of the base's weights by published name.
+
+    Returns:
+        For every weight that is changed the names of its tensors, in the order in which they
+        count. The first factor stands for both.
+
+    Raises:
+        CheckpointError: If a tensor has no place in the base or the wrong shape.
+    """
+    parts: dict[str, list[str]] = {}
     for name, tensor in delta.tensors.items():
-        target_name = name.removesuffix(".lora_A").removesuffix(".lora_B")
-        target = weights.get(target_name)
-        if target is None:
-            raise CheckpointError(f"{delta.folder.name}: {name} has no place in the base.")
-        if name.endswith(".lora_B"):
-            if f"{target_name}.lora_A" not in delta.tensors:
-                raise CheckpointError(f"{delta.folder.name}: {name} has no matching lora_A.")
+        where = f"{delta.folder.name}: {listed([name])}"
+        target = name.removesuffix(_DOWN).removesuffix(_UP)
+        if target not in shapes:
+            raise CheckpointError(f"{where} has no place in the base.")
+        if name.endswith(_UP):
+            if f"{target}{_DOWN}" not in delta.tensors:
+                raise CheckpointError(f"{where} has no matching lora_A.")
             continue
-        change = tensor
-        if name.endswith(".lora_A"):
-            other = delta.tensors.get(f"{target_name}.lora_B")
+        shape = tuple(tensor.shape)
+        if name.endswith(_DOWN):
+            other = delta.tensors.get(f"{target}{_UP}")
             if other is None or not _is_pair(tensor, other):
-                raise CheckpointError(f"{delta.folder.name}: {name} has no matching lora_B.")
-            change = delta.lora_scale * (other.float() @ tensor.float())
-        if change.shape != target.shape:
-            raise CheckpointError(f"{delta.folder.name}: {name} has the wrong shape.")
-        if name.endswith(".lora_A"):
-            change = target.float() + change.to(target.device)
-        weights[target_name] = change.to(target.device, target.dtype)
-        yield target_name, weights[target_name]
+                raise CheckpointError(f"{where} has no matching lora_B.")
+            shape = (other.shape[0], tensor.shape[1])
+        if shape != tuple(shapes[target]):
+            raise CheckpointError(f"{where} has the wrong shape.")
+        parts.setdefault(target, []).append(name)
+    return parts
+
+
+@torch.no_grad()
+def changed_weight(delta: Delta, parts: Sequence[str], weight: Tensor) -> Tensor:
+    """One weight of the base as a delta changes it.
+
+    Whoever merges a delta computes it here, so that all get the same numbers.
+
+    Args:
+        delta: The delta.
+        parts: Names of the tensors that change this weight, from `parts_of`.
+        weight: The base's; it stays as it is.
+
+    Returns:
+        A tensor in the shape, dtype and place of `weight`.
+    """
+    for name in parts:
+        change = delta.tensors[name]
+        if name.endswith(_DOWN):
+            up = delta.tensors[f"{name.removesuffix(_DOWN)}{_UP}"]
+            product = delta.lora_scale * (up.float() @ change.float())
+            change = weight.float() + product.to(weight.device)
+        weight = change.to(weight.device, weight.dtype)
+    return weight
 
 
 def file_sha256(path: Path) -> str:
@@ -185,14 +235,16 @@ def _is_pair(down: Tensor, up: Tensor) -> bool:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / "delta.json").read_text())
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{folder.name}: delta.json is not JSON.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = read_object(folder / "delta.json", f"{folder.name}: delta.json")
+    if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{folder.name}: delta.json is not of the format {FORMAT}.")
     if not isinstance(manifest.get("files"), dict) or "base_sha256" not in manifest:
         raise CheckpointError(f"{folder.name}: delta.json lacks files or base_sha256.")
-    if not isinstance(manifest.get("lora_scale", 1.0), int | float):
-        raise CheckpointError(f"{folder.name}: lora_scale in delta.json must be a number.")
-    return cast(dict[str, Any], manifest)
+    scale = manifest.get("lora_scale", 1.0)
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not is_number or not abs(scale) < _LARGEST_SCALE:  # nan is not, either
+        raise CheckpointError(
+            f"{folder.name}: lora_scale in delta.json must be a number between "
+            f"-{_LARGEST_SCALE:g} and {_LARGEST_SCALE:g}."
+        )
+    return manifest

@@ -8,19 +8,21 @@ read, and `config.json` is checked against an allow-list before anything else lo
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from purifier.errors import CheckpointError, InvalidSetting
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.delta import apply_delta, file_sha256, is_delta, read_delta
+from purifier.mdlm.json_files import read_object
 from purifier.mdlm.llada_v import LladaV
+from purifier.mdlm.remote_code import ignore_code, named_code, refuse_trust
+from purifier.mdlm.shards import listed
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npz", ".npy", ".joblib")
 _HASHED_TOGETHER = 8
@@ -76,6 +78,17 @@ def load_mdlm(
     return mdlm
 
 
+def outline(folder: Path) -> Mdlm:
+    """The model of a folder with full weights, without them: names, shapes, layers, settings.
+
+    Its tensors are on the meta device, so it takes next to no memory and cannot be run.
+
+    Raises:
+        CheckpointError: If the folder is refused, or its files do not fit its configuration.
+    """
+    return _load_base(folder, torch.device("meta"), torch.float32)
+
+
 def checkpoint_id(path: str | Path) -> str:
     """The immutable name of a checkpoint: folder name and content hash, `name@sha256:12 hex`."""
     folder = _folder(path)
@@ -113,30 +126,29 @@ def check_folder(folder: Path) -> str:
     """Refuses what must not be read, and returns the architecture named in config.json.
 
     Raises:
-        CheckpointError: On pickled weights, remote code, or an unknown model.
+        CheckpointError: On pickled weights, a request to trust code, or an unknown model.
     """
     _refuse_pickles(folder)
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder.name} has no config.json.")
-    try:
-        config = json.loads(file.read_text())
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{folder.name}: config.json is not JSON.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{folder.name}: config.json is not a JSON object.")
-    _refuse_remote_code(config, folder.name)
+    name = f"{folder.name}: config.json"
+    config = read_object(file, name)
+    refuse_trust(config, name)
+    code = named_code(config)
+    unknown = f" It names code of its own ({code}), which is never run." if code else ""
     if config.get("model_type") not in _MODEL_TYPES:
         raise CheckpointError(
-            f"{folder.name}: model_type must be one of {', '.join(_MODEL_TYPES)}."
+            f"{folder.name}: model_type must be one of {', '.join(_MODEL_TYPES)}.{unknown}"
         )
     architectures = config.get("architectures")
     names = architectures if isinstance(architectures, list) else []
     known = [name for name in names if isinstance(name, str) and name in _FAMILIES]
     if len(known) != 1:
         raise CheckpointError(
-            f"{folder.name}: architectures must name one of {', '.join(_FAMILIES)}."
+            f"{folder.name}: architectures must name one of {', '.join(_FAMILIES)}.{unknown}"
         )
+    ignore_code(config, name)
     return str(known[0])
 
 
@@ -176,22 +188,9 @@ def _refuse_pickles(folder: Path) -> None:
     found = sorted(file.name for file in folder.rglob("*") if file.suffix.lower() in _PICKLED)
     if found:
         raise CheckpointError(
-            f"{folder.name} holds files that can run code when loaded ({', '.join(found)}); "
+            f"{folder.name} holds files that can run code when loaded ({listed(found)}); "
             "only safetensors are read."
         )
-
-
-def _refuse_remote_code(value: Any, name: str) -> None:
-    """Looks for `auto_map` and `trust_remote_code` at any depth (CVE-2026-5241)."""
-    if isinstance(value, dict):
-        for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
-            if value.get(key):
-                raise CheckpointError(f"{name}: config.json asks for remote code ({key}).")
-        for part in value.values():
-            _refuse_remote_code(part, name)
-    elif isinstance(value, list):
-        for part in value:
-            _refuse_remote_code(part, name)
 
 
 def _content_hash(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """`python -m server.store`: looks at the data folder itself; no server need run.
 
-`disp audit ...` is `python -m server.store audit ...`.
+`disp audit ...` is `python -m server.store audit ...`, and `disp checkpoints export ...` is
+`python -m server.store export ...`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from purifier.errors import CheckpointError
+from purifier.errors import PurifierError
+from purifier.mdlm.export import DTYPES
 from server.errors import ServerError
 from server.store.audit import AuditLog
+from server.store.blobs import open_store
 from server.store.checkpoints import CheckpointStore
 from server.store.database import Database, DatabaseError, open_database
+from server.store.export import export
 from server.store.home import Home, HomeError, find_root
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (HomeError, DatabaseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
-    except (CheckpointError, ServerError) as error:
+    except (PurifierError, ServerError) as error:
         print(f"error: {error.message}", file=sys.stderr)
         return FAILED
 
@@ -52,7 +56,27 @@ def _parser() -> argparse.ArgumentParser:
     add = rooms.add_parser("add", help="make a checkpoint folder known, where it lies")
     add.add_argument("path", type=Path, metavar="PATH")
     add.add_argument("--parent", metavar="ID", help="the checkpoint it was made from")
-    for command in (verify, shown, add):
+    exported = rooms.add_parser(
+        "export", help="write a checkpoint for use elsewhere", prog="disp checkpoints export"
+    )
+    exported.add_argument("checkpoint", metavar="CHECKPOINT", help="its id, name@sha256:...")
+    form = exported.add_mutually_exclusive_group(required=True)
+    form.add_argument(
+        "--merge", action="store_true", help="full weights, as the hub's folders have them"
+    )
+    form.add_argument(
+        "--adapter", action="store_true", help="an adapter folder for peft, and the projector"
+    )
+    exported.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where to; by default the checkpoint's name"
+    )
+    exported.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of merged weights; by default bfloat16 if the base has no wider ones, else float32",
+    )
+    exported.add_argument("--store", metavar="URL", help="the store that all workers share")
+    for command in (verify, shown, add, exported):
         command.add_argument("--data-dir", type=Path, help="DISP_DATA_DIR; ./disp-data")
         command.add_argument("--database-url", help="postgresql+psycopg://...")
         command.add_argument("--demo", action="store_true", help="those of `serve --demo`")
@@ -70,6 +94,10 @@ def _run(args: argparse.Namespace, home: Home, database: Database) -> int:
     if args.room == "add":
         store = CheckpointStore(database, home.checkpoints)
         print(store.register(args.path, parent=args.parent).id)
+        return OK
+    if args.room == "export":
+        known = CheckpointStore(database, home.checkpoints, store=open_store(home, args.store))
+        print(export(known, args.checkpoint, args.output, adapter=args.adapter, dtype=args.dtype))
         return OK
     log = AuditLog(database)
     if args.act == "verify":

@@ -9,7 +9,6 @@ checkpoints of one name apart.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 
 from purifier.errors import CheckpointError
 from purifier.mdlm.delta import is_delta, read_delta
+from purifier.mdlm.json_files import read_object
 from purifier.mdlm.registry import check_folder, content_hash, file_hashes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -66,7 +66,7 @@ def read_content(folder: Path) -> Content:
     if not folder.is_dir():
         raise CheckpointError("The checkpoint folder does not exist.", param="model")
     if is_delta(folder):
-        delta = _manifest(folder)
+        delta = read_object(folder / "delta.json", f"{folder.name}: delta.json")
     else:
         check_folder(folder)
         delta = None
@@ -190,16 +190,6 @@ def _link(incoming: Path, name: str, base: Path, store: Path) -> None:
     own = base.is_relative_to(store)
     target = Path("..") / base.relative_to(store) if own else base.resolve()
     (incoming / name).symlink_to(target, target_is_directory=True)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / "delta.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{folder.name}: delta.json is not JSON.") from None
-    if not isinstance(manifest, dict):
-        raise CheckpointError(f"{folder.name}: delta.json is not a JSON object.")
-    return manifest
 
 
 def _sync(path: Path) -> None:

@@ -176,6 +176,7 @@ def test_doctor_tells_what_is_here(disp: Run) -> None:
     [
         ("serve", ["server"]),
         ("keys", ["server.security"]),
+        ("checkpoints", ["server.store"]),
         ("evaluate", ["purifier.evaluate"]),
     ],
 )

@@ -32,7 +32,7 @@ def _edit(folder: Path, **changes: object) -> None:
         ({"model_type": "llama"}, "model_type"),
         ({"architectures": ["LlamaForCausalLM"]}, "architectures"),
         ({"architectures": None}, "architectures"),
-        ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
+        ({"auto_map": {"AutoModel": "evil.Model"}, "architectures": ["Evil"]}, "auto_map"),
         ({"nested": {"deep": [{"trust_remote_code": True}]}}, "trust_remote_code"),
         ({"mm_projector_type": "linear"}, "mm_projector_type"),
         ({"mm_patch_merge_type": "maxpool"}, "mm_patch_merge_type"),

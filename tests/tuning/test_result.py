@@ -16,12 +16,15 @@ from safetensors.torch import load_file
 from purifier.data.dataset import open_dataset
 from purifier.finetune import finetune
 from purifier.mdlm.delta import read_delta
+from purifier.mdlm.export import export_merged
+from purifier.mdlm.export_adapter import export_adapter
 from purifier.mdlm.registry import base_hash, checkpoint_id, load_mdlm
 from purifier.tuning.adapters import collect
 from purifier.tuning.examples import TrainingRows
 from purifier.tuning.result import write_result
 from purifier.tuning.spec import FinetuneSpec
 from purifier.tuning.train import Trainer
+from tests.support.published import read_by_peft
 from tests.tuning.conftest import CONFIG, first_logits
 
 EVERYTHING = ("projector", "language_model", "vision_tower")
@@ -93,6 +96,32 @@ def test_a_projector_that_was_compromised_stays_where_it_is_not_trained(
     bias = "model.mm_projector.2.bias"
     assert torch.equal(after[bias], read_delta(compromised).tensors[bias])
     assert [name for name in after if "mm_projector" in name] == [bias]
+
+
+def test_it_can_be_exported_as_plain_weights(
+    spec: FinetuneSpec, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    finetune(spec)
+    export_merged(spec.output, tmp_path / "merged", base=tiny_checkpoint, shard_bytes=40_000)
+    expected = load_mdlm(spec.output, base=tiny_checkpoint).published_weights()
+    found = load_mdlm(tmp_path / "merged").published_weights()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_it_can_be_exported_as_an_adapter_of_several_ranks(
+    spec: FinetuneSpec, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    finetune(spec)
+    export_adapter(spec.output, tmp_path / "adapter", base=tiny_checkpoint)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    both = r"model\.layers\.0\.self_attn\.q_proj"
+    assert config["r"] == CONFIG.rank
+    assert config["rank_pattern"][both] == 3 + CONFIG.rank
+    assert config["alpha_pattern"][both] == 3 + CONFIG.rank
+    found = read_by_peft(tiny_checkpoint, tmp_path / "adapter")
+    for name, weight in load_mdlm(spec.output, base=tiny_checkpoint).published_weights().items():
+        torch.testing.assert_close(found[name], weight)
 
 
 def test_the_manifest_says_where_it_comes_from(

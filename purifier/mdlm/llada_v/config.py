@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from typing import Any
 from transformers import LlamaConfig, SiglipVisionConfig
 
 from purifier.errors import CheckpointError
+from purifier.mdlm.json_files import read_object
+from purifier.mdlm.remote_code import ignore_code, refuse_trust
 
 _SIGLIP2_SO400M = {
     "image_size": 384,
@@ -25,8 +26,19 @@ _SIGLIP2_SO400M = {
 """The tower named by the published checkpoint; its last layer is dropped on load."""
 
 _MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
-_ANYRES_MAX = re.compile(r"anyres_max_([1-9]\d*)")
-_GRID_RANGE = re.compile(r"\((\d+)x(\d+)\),\.\.\.,\((\d+)x(\d+)\)")
+_ANYRES_MAX = re.compile(r"anyres_max_([1-9][0-9]{0,2})")
+_GRID_RANGE = re.compile(r"\(([0-9]{1,2})x([0-9]{1,2})\),\.\.\.,\(([0-9]{1,2})x([0-9]{1,2})\)")
+
+_LARGEST = 2**24
+_LARGEST_BY_KEY = {"num_hidden_layers": 1000, "image_size": 2**14, "patch_size": 2**10}
+"""Far above any published model: a number beyond is an error, and would only cost memory."""
+_HUGE = 1e15
+"""What no base of rotary angles and no epsilon reaches."""
+_LONGEST_NAME = 255
+_LONGEST_PINPOINTS = 10_000
+_MOST_PINPOINTS = 1000
+_MOST_TILES = 99
+"""Per side of an image."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +80,15 @@ def read_config(path: Path) -> LladaVConfig:
     Raises:
         CheckpointError: If a key is missing or names something this family does not have.
     """
-    raw = json.loads((path / "config.json").read_text())
+    raw = read_object(path / "config.json", f"{path.name}: config.json")
     tower = _required(raw, "mm_vision_tower", str)
     folder = tower if _is_subfolder(path, tower) else None
     vision = _vision_config(path, tower, folder)
+    if raw.get("mm_hidden_size") not in (None, vision.hidden_size):
+        raise CheckpointError(
+            "config.json: mm_hidden_size must be the vision tower's hidden_size, "
+            f"{vision.hidden_size}."
+        )
     if raw.get("mm_projector_type", "mlp2x_gelu") != "mlp2x_gelu":
         raise CheckpointError("config.json: only mm_projector_type mlp2x_gelu is supported.")
     merge = raw.get("mm_patch_merge_type", "flat")
@@ -79,12 +96,14 @@ def read_config(path: Path) -> LladaVConfig:
         raise CheckpointError(
             f"config.json: mm_patch_merge_type must be one of {', '.join(_MERGE_TYPES)}."
         )
-    aspect = raw.get("image_aspect_ratio") or "square"
+    aspect = raw.get("image_aspect_ratio")
+    aspect = "square" if aspect is None else aspect
     if not isinstance(aspect, str) or (
         aspect not in ("square", "pad", "anyres") and not _ANYRES_MAX.fullmatch(aspect)
     ):
         raise CheckpointError(
-            "config.json: image_aspect_ratio must be square, pad, anyres or anyres_max_N."
+            "config.json: image_aspect_ratio must be square, pad, anyres or anyres_max_N (N at "
+            "most 999)."
         )
     return LladaVConfig(
         text=_text_config(raw),
@@ -108,18 +127,28 @@ def _required(raw: Mapping[str, Any], key: str, kind: type) -> Any:
     return raw[key]
 
 
-def _size(raw: Mapping[str, Any], key: str) -> int:
+def _size(raw: Mapping[str, Any], key: str, smallest: int = 1) -> int:
     size: int = _required(raw, key, int)
-    if isinstance(size, bool) or size < 1:
-        raise CheckpointError(f"config.json: {key} must be at least 1.")
+    largest = _LARGEST_BY_KEY.get(key, _LARGEST)
+    if isinstance(size, bool) or not smallest <= size <= largest:
+        raise CheckpointError(
+            f"config.json: {key} must be at least {smallest} and at most {largest}."
+        )
     return size
 
 
 def _number(raw: Mapping[str, Any], key: str, default: float) -> float:
     value = raw.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise CheckpointError(f"config.json: {key} must be a number above 0.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _HUGE:
+        raise CheckpointError(f"config.json: {key} must be a number above 0 and below {_HUGE:g}.")
     return float(value)
+
+
+def _switch(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"config.json: {key} must be true or false.")
+    return value is True
 
 
 def _require_divides(numbers: Mapping[str, int], part: str, whole: str) -> None:
@@ -146,6 +175,13 @@ def _text_config(raw: Mapping[str, Any]) -> LlamaConfig:
         raise CheckpointError("config.json: only hidden_act silu is supported.")
     _require_divides(numbers, "num_attention_heads", "hidden_size")
     _require_divides(numbers, "num_key_value_heads", "num_attention_heads")
+    if numbers["hidden_size"] // numbers["num_attention_heads"] % 2:
+        raise CheckpointError(
+            "config.json: hidden_size / num_attention_heads must be even, for rotary positions "
+            "turn pairs of numbers."
+        )
+    if _switch(raw, "tie_word_embeddings"):
+        raise CheckpointError("config.json: tie_word_embeddings is not supported by this family.")
     config = LlamaConfig(
         **numbers,
         hidden_act="silu",
@@ -154,7 +190,7 @@ def _text_config(raw: Mapping[str, Any]) -> LlamaConfig:
             "rope_type": "default",
             "rope_theta": _number(raw, "rope_theta", 500000.0),
         },
-        attention_bias=bool(raw.get("attention_bias", False)),
+        attention_bias=_switch(raw, "attention_bias"),
         tie_word_embeddings=False,
         use_cache=False,
         bos_token_id=None,
@@ -166,15 +202,20 @@ def _text_config(raw: Mapping[str, Any]) -> LlamaConfig:
 
 
 def _is_subfolder(path: Path, tower: str) -> bool:
-    plain_name = bool(re.fullmatch(r"[A-Za-z0-9_.-]+", tower)) and not tower.startswith(".")
-    return plain_name and (path / tower / "config.json").is_file()
+    plain_name = bool(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", tower))
+    return plain_name and len(tower) <= _LONGEST_NAME and (path / tower / "config.json").is_file()
 
 
 def _vision_config(path: Path, tower: str, folder: str | None) -> SiglipVisionConfig:
     if folder is not None:
-        raw = _tower_json(path / folder / "config.json")
-        sizes = {key: _size(raw, key) for key in _SIGLIP2_SO400M}
+        raw = _tower_json(path, folder)
+        # The last layer is dropped, so that one is left of two.
+        sizes = {
+            key: _size(raw, key, 2 if key == "num_hidden_layers" else 1) for key in _SIGLIP2_SO400M
+        }
         _require_divides(sizes, "num_attention_heads", "hidden_size")
+        if sizes["patch_size"] > sizes["image_size"]:
+            raise CheckpointError(f"{folder}/config.json: patch_size is larger than image_size.")
     elif "siglip2-so400m-patch14-384" in tower:
         sizes = dict(_SIGLIP2_SO400M)
     else:
@@ -190,44 +231,57 @@ def _vision_config(path: Path, tower: str, folder: str | None) -> SiglipVisionCo
     )
 
 
-def _tower_json(file: Path) -> Mapping[str, Any]:
-    try:
-        raw = json.loads(file.read_text())
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError("The vision tower's config.json is not JSON.") from error
-    raw = raw.get("vision_config", raw) if isinstance(raw, dict) else None
-    if not isinstance(raw, dict):
-        raise CheckpointError("The vision tower's config.json is not a JSON object.")
-    return raw
+def _tower_json(path: Path, folder: str) -> Mapping[str, Any]:
+    name = f"{path.name}: {folder}/config.json"
+    raw = read_object(path / folder / "config.json", name)
+    refuse_trust(raw, name)
+    ignore_code(raw, name)
+    vision = raw.get("vision_config", raw)
+    if not isinstance(vision, dict):
+        raise CheckpointError(f"{name}: vision_config is not a JSON object.")
+    return vision
 
 
 def _pinpoints(value: Any, tile: int, aspect: str) -> tuple[tuple[int, int], ...]:
     """The candidate resolutions: a list of pairs, or a string such as "(1x1),...,(6x6)"."""
     if not aspect.startswith("anyres"):
         return ()
-    match = _GRID_RANGE.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
-    if match:
-        a, b, c, d = map(int, match.groups())
-        value = [
-            [tile * width, tile * height] for width in range(a, c + 1) for height in range(b, d + 1)
-        ]
-    elif isinstance(value, str):
-        try:
-            value = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            value = None
-    pairs = value if isinstance(value, list) else []
+    if isinstance(value, str):
+        value = _written_pinpoints(value, tile)
+    pairs = value if isinstance(value, list) and len(value) <= _MOST_PINPOINTS else []
     if not pairs or not all(_is_resolution(pair, tile) for pair in pairs):
         raise CheckpointError(
-            f"config.json: image_grid_pinpoints must list [width, height] pairs that are "
-            f"multiples of the tile side ({tile})."
+            "config.json: image_grid_pinpoints must list [width, height] pairs that are "
+            f"multiples of the tile side ({tile}), at most {_MOST_PINPOINTS} pairs of at most "
+            f"{_MOST_TILES} tiles."
         )
     return tuple((int(pair[0]), int(pair[1])) for pair in pairs)
 
 
+def _written_pinpoints(text: str, tile: int) -> Any:
+    """Pinpoints that are written as text; None if they cannot be read."""
+    if len(text) > _LONGEST_PINPOINTS:
+        return None
+    match = _GRID_RANGE.fullmatch(text.replace(" ", ""))
+    if match is None:
+        try:
+            return json.loads(text.replace("(", "[").replace(")", "]"))
+        except (ValueError, RecursionError):
+            return None
+    a, b, c, d = map(int, match.groups())
+    if (c - a + 1) * (d - b + 1) > _MOST_PINPOINTS:
+        return None
+    return [
+        [tile * width, tile * height] for width in range(a, c + 1) for height in range(b, d + 1)
+    ]
+
+
 def _is_resolution(pair: Any, tile: int) -> bool:
     return (
-        isinstance(pair, list | tuple)
+        isinstance(pair, list)
         and len(pair) == 2
-        and all(isinstance(side, int) and side > 0 and side % tile == 0 for side in pair)
+        and all(
+            type(side) is int and 0 < side <= _MOST_TILES * tile and side % tile == 0
+            for side in pair
+        )
     )

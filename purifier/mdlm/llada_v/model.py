@@ -31,8 +31,10 @@ from purifier.mdlm.llada_v.packing import pack
 from purifier.mdlm.llada_v.prompt import ChatTokenizer
 from purifier.mdlm.llada_v.scored import scored_hidden
 from purifier.mdlm.llada_v.tails import decode_tail, peak_attention
-from purifier.mdlm.llada_v.weights import load_weights, published_name
+from purifier.mdlm.llada_v.tower_layers import check_tower_layers
+from purifier.mdlm.llada_v.weights import check_weights, load_weights, published_name
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
+from purifier.mdlm.shards import stored_tensors
 from purifier.mdlm.tails import TailPass
 
 _MIN_SIDE = 4
@@ -91,7 +93,7 @@ class LladaV:
 
         Args:
             path: The folder, already checked by `purifier.mdlm.registry`.
-            device: Where the weights go.
+            device: Where the weights go; on `meta` they are checked and not read.
             dtype: Of weights and activations.
             tokens: Special tokens by id; then no tokenizer is needed.
             drop_first_token_after_image: See `ChatTokenizer`.
@@ -107,9 +109,13 @@ class LladaV:
             )
         with torch.device("meta"):
             modules = LladaVModules(config)
+        check_tower_layers(config, stored_tensors(path))
         target = torch.device(device)
-        load_weights(modules, path, device=target, dtype=dtype)
-        fill_buffers(modules, config)
+        if target.type == "meta":
+            check_weights(modules, path)
+        else:
+            load_weights(modules, path, device=target, dtype=dtype)
+            fill_buffers(modules, config)
         modules.to(target).eval().requires_grad_(False)  # the buffers; the weights are there
         return cls(config, modules, tokenizer, tokens)
 

@@ -57,14 +57,24 @@ def load_weights(
         CheckpointError: If a file is missing or damaged, naming it; if tensors are missing,
             unexpected or of the wrong shape, naming them; or if weights are not finite.
     """
-    expected = {name: tensor.shape for name, tensor in modules.state_dict().items()}
-    stored = _matching(stored_tensors(path), expected)
+    stored = check_weights(modules, path)
     names = {tensor.name: name for name, tensor in stored.items()}
     found = {
         names[published]: tensor
         for published, tensor in read_tensors(stored.values(), device=device, dtype=dtype)
     }
     modules.load_state_dict(found, strict=True, assign=True)
+
+
+def check_weights(modules: nn.Module, path: Path) -> dict[str, StoredTensor]:
+    """The stored tensors by the parameters of `modules` they are for; reads headers alone.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or a tensor missing, unexpected or of
+            the wrong shape.
+    """
+    expected = {name: tensor.shape for name, tensor in modules.state_dict().items()}
+    return _matching(stored_tensors(path), expected)
 
 
 def _matching(

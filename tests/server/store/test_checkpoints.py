@@ -298,3 +298,10 @@ def test_manifest_is_plain_json(store: CheckpointStore, staged: list[str]) -> No
     record = store.get(staged[1])
     assert set(record.files) == {"delta.json", "projector.safetensors"}
     assert json.loads((record.path / "delta.json").read_text())["base"] == "tiny"
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{", '{"a": "\\ud800"', "\udcff"])
+def test_a_manifest_that_cannot_be_read_is_refused(models: Path, content: str) -> None:
+    (models / "first" / "delta.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(CheckpointError, match=r"delta\.json"):
+        read_content(models / "first")
