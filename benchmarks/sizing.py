@@ -151,11 +151,11 @@ def peak(sizes: Sizes, dtype: str, *, positions: int, together: int, views: int)
     a_row = (6 * sizes.hidden + 3 * sizes.feed_forward) * width
     tower_row = (4 * sizes.tower_hidden + 2 * sizes.tower_feed_forward) * width
     tail = ROWS_AT_ONCE * (a_row + (positions + ROWS_AT_ONCE) * (1 + width))
-    largest = max(positions * a_row, views * sizes.patches * tower_row, tail)
+    # Comparing and choosing tokens: predictions twice in float32, probabilities twice in float64.
+    choosing = BLOCK * sizes.vocabulary * (4 + 4 + 8 + 8)
+    largest = max(positions * a_row, views * sizes.patches * tower_row, tail, choosing)
     begun = 2 * sequence + 3 * predictions + largest
-    # Remasking: predictions twice in float32, probabilities twice in float64.
-    remasking = BLOCK * sizes.vocabulary * (4 + 4 + 8 + 8)
-    joint = together * (stored + max(positions * a_row, remasking))
+    joint = together * (stored + max(positions * a_row, choosing))
     return Peak(
         weights=sizes.parameters * width, requests=max((together - 1) * stored + begun, joint)
     )
