@@ -65,6 +65,8 @@ ROUTERS = (
 
 _PLACES = ("body", "query", "header", "path")
 _PART_TYPES = ("text", "image_url")
+_LONGEST_PARAM = 200
+_LONGEST_SAID = 300
 
 
 def create_app(
@@ -193,7 +195,14 @@ def refusal_of(errors: Sequence[dict[str, Any]]) -> InvalidRequest:
         return InvalidRequest(f"{param} is not known; remove it or check its name.", param=param)
     if first["type"] == "missing":
         return InvalidRequest(f"{param or 'The body'} is missing.", param=param)
-    return InvalidRequest(f"{param or 'The body'}: {first['msg']}.".replace("..", "."), param=param)
+    said = shown(first["msg"].removesuffix("."), _LONGEST_SAID)
+    return InvalidRequest(f"{param or 'The body'}: {said}.", param=param)
+
+
+def shown(text: str, longest: int) -> str:
+    """A text as an error may repeat it: cut short, and without what cannot be written."""
+    legible = text.encode("utf-8", "replace").decode("utf-8")
+    return legible if len(legible) <= longest else f"{legible[:longest]}..."
 
 
 def param_of(location: Sequence[str | int]) -> str | None:
@@ -205,4 +214,4 @@ def param_of(location: Sequence[str | int]) -> str | None:
         if names_part:
             continue  # pydantic's tag of the kind of part; no step of the body
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
-    return path.lstrip(".") or None
+    return shown(path.lstrip("."), _LONGEST_PARAM) or None
