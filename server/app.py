@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import anyio
@@ -30,6 +31,7 @@ from server.routes import (
     audit,
     chat,
     checkpoints,
+    docs,
     files,
     health,
     job_events,
@@ -40,6 +42,7 @@ from server.routes import (
     status,
 )
 from server.routes.access import Require
+from server.routes.description import describe, operation_id
 from server.security.keys import Authenticator
 from server.security.media import guard_pillow
 from server.services import Services
@@ -59,6 +62,7 @@ ROUTERS = (
     audit.router,
     status.router,
     metrics.router,
+    docs.router,
     health.router,
 )
 """Every router of the service."""
@@ -93,6 +97,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     app.state.engine = engine
     app.state.config = config
@@ -110,8 +115,10 @@ def create_app(
         max_body=config.max_body,
         larger=larger,
         public_metrics=config.public_metrics,
+        public_docs=config.public_docs,
     )
     app.add_middleware(ObservedRequests, metrics=told.requests)
+    app.state.description = cache(lambda: describe(app.routes, ROUTERS))
     app.add_exception_handler(ServerError, _server_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -96,6 +96,22 @@ class CanaryFailed(CheckpointConflict):
     default = "The checkpoint did not answer its first question. Nothing has changed."
 
 
+class RangeNotSatisfiable(ServerError):
+    """The range that was asked for begins behind the file's end."""
+
+    status = 416
+    code = "range_not_satisfiable"
+    type = "invalid_request_error"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The file has {size:,} bytes; ask for a range of them.", param="range")
+        self._size = size
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "content-range": f"bytes */{self._size}"}
+
+
 class MethodNotAllowed(ServerError):
     """The address exists, the method does not."""
 

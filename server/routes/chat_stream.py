@@ -15,10 +15,22 @@ from purifier.answer import Answer
 from server.chunks import Chunks
 from server.engine import Engine, Ticket
 from server.errors import ServerError
+from server.routes.description import content
 from server.routes.waiting import Gone, awaited, disconnected
 from server.schemas import ChatRequest, ChatResponse
 
 _log = logging.getLogger("disp.server")
+
+STREAM = content(
+    {
+        "text/event-stream": {
+            "type": "string",
+            "description": "Events whose data are `chat.completion.chunk` objects, then `[DONE]`. "
+            "What fails after the beginning is an event `error` with an `ErrorEnvelope`.",
+        }
+    },
+    "The answer, whole, or with `stream` true as server-sent events",
+)
 
 QUIET_SECONDS = 15.0
 """After how long a stream without chunks says that it lives."""

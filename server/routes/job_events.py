@@ -12,9 +12,11 @@ from fastapi.responses import Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from server.engine import Engine
+from server.errors import JobNotFound, NotFound
 from server.job_answers import event_body, event_number
 from server.jobs.service import Event, JobService
 from server.routes.access import EngineHere, Require, ServicesHere, needed
+from server.routes.description import content, refusals
 from server.routes.jobs import seen
 from server.routes.paging import After, cut
 from server.schemas.jobs import JobEventList
@@ -30,7 +32,22 @@ QUIET_SECONDS = 15.0
 _BATCH = 100
 
 
-@router.get("/{job_id}/events", response_model=JobEventList)
+_STREAM = content(
+    {
+        "text/event-stream": {
+            "type": "string",
+            "description": "Events whose data are `fine_tuning.job.event` objects, then `[DONE]`.",
+        }
+    },
+    "A page of events, or with `stream` true all of them as they happen",
+)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=JobEventList,
+    responses={200: _STREAM, **refusals(JobNotFound, NotFound)},
+)
 async def list_events(
     job_id: str,
     principal: Annotated[Principal, Depends(Require("jobs:read"))],

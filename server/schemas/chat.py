@@ -28,10 +28,16 @@ MAX_PARTS = 64
 MAX_STOP = 4
 
 
+def _with_type(schema: dict[str, Any]) -> None:
+    """Says that a part names its kind, although code that makes one need not."""
+    if "type" in schema["properties"]:
+        schema["required"] = ["type", *schema["required"]]
+
+
 class _Open(BaseModel):
     """A piece of a request whose unknown fields have no effect and are named in `warnings`."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, json_schema_extra=_with_type)
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
 

@@ -31,6 +31,7 @@ from server.store.checkpoints import CheckpointStore
 from server.store.database import Database
 from server.store.events import EventLog
 from server.store.files import FileStore
+from tests.support.described import check_described
 
 JOBS = "/v1/fine_tuning/jobs"
 KEYS: dict[str, tuple[Scope, ...]] = {
@@ -57,7 +58,13 @@ class JobServer:
 
     def client(self, key: str = "alice") -> httpx.Client:
         headers = {"authorization": f"Bearer {self.keys[key]}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+        return httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=60,
+            trust_env=False,
+            event_hooks={"response": [check_described]},
+        )
 
     @property
     def jobs(self) -> JobService:
