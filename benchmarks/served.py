@@ -51,6 +51,7 @@ class Served:
     Attributes:
         url: Its address.
         key: A key with every scope.
+        keys_file: Where more keys may be made.
         process: Its process.
         log: What it writes to standard error.
         options: What it was started with.
@@ -58,6 +59,7 @@ class Served:
 
     url: str
     key: str
+    keys_file: Path
     process: psutil.Process
     log: Path
     options: tuple[str, ...]
@@ -158,7 +160,7 @@ def served(options: Sequence[str]) -> Iterator[Served]:
         ):
             try:
                 url = _address(process, log)
-                yield Served(url, key, psutil.Process(process.pid), log, tuple(options))
+                yield Served(url, key, keys, psutil.Process(process.pid), log, tuple(options))
             finally:
                 status = _stop(process)
         if status != 0:

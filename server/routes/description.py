@@ -14,9 +14,11 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.routing import BaseRoute
 
 from server import errors as every_error
+from server.chunks import DONE
 from server.errors import (
     BodyTooLarge,
     HostRefused,
@@ -32,7 +34,7 @@ from server.errors import (
 )
 from server.gate import PUBLIC
 from server.routes.access import Require, json_only
-from server.schemas import ErrorEnvelope
+from server.schemas import ChatChunk, ErrorEnvelope
 
 Document = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
@@ -92,6 +94,31 @@ def content(kinds: dict[str, dict[str, Any]], description: str) -> dict[str, Any
     }
 
 
+def events(item: type[BaseModel], description: str) -> dict[str, Any]:
+    """A success that is a stream of server-sent events, as OpenAPI 3.2 describes their items.
+
+    Args:
+        item: What the data of an event are.
+        description: When the stream ends, and what else it holds.
+    """
+    kinds = {"$ref": f"{_SCHEMAS}{item.__name__}"}, {"$ref": f"{_SCHEMAS}{ErrorEnvelope.__name__}"}
+    told = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": list(kinds)},
+    }
+    data = {
+        "anyOf": [told, {"const": DONE}],
+        "description": f"{description} The last event's data are `{DONE}`.",
+    }
+    fields = {"event": {"enum": ["message", "error"]}, "id": {"type": "string"}, "data": data}
+    return {
+        "text/event-stream": {
+            "itemSchema": {"type": "object", "properties": fields, "required": ["data"]}
+        }
+    }
+
+
 def describe(routes: Sequence[BaseRoute], routers: Iterable[APIRouter]) -> Document:
     """Makes the document.
 
@@ -113,9 +140,10 @@ def describe(routes: Sequence[BaseRoute], routers: Iterable[APIRouter]) -> Docum
             _complete(operation[method.lower()], route)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    envelope = ErrorEnvelope.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
-    schemas.update(envelope.pop("$defs"))
-    schemas[ErrorEnvelope.__name__] = envelope
+    for model in (ErrorEnvelope, ChatChunk):
+        schema = model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+        schemas.update(schema.pop("$defs"))
+        schemas[model.__name__] = schema
     document["components"]["securitySchemes"] = {KEY: {"type": "http", "scheme": "bearer"}}
     return document
 

@@ -99,13 +99,21 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> dict[str
                 "status": status,
                 "description": response["description"],
                 "kinds": [
-                    (kind, type_of(media["schema"]), media["schema"].get("description", ""))
+                    (kind, type_of(_schema_of(media)), _schema_of(media).get("description", ""))
                     for kind, media in response.get("content", {}).items()
                 ],
             }
             for status, response in sorted(operation["responses"].items())
         ],
     }
+
+
+def _schema_of(media: Mapping[str, Any]) -> Schema:
+    """What a media type holds; of a stream the data of its items."""
+    if "itemSchema" not in media:
+        return dict(media["schema"])
+    data = media["itemSchema"]["properties"]["data"]
+    return {**data["anyOf"][0]["contentSchema"], "description": data["description"]}
 
 
 def _fields(schema: Schema) -> Iterator[Row]:

@@ -25,6 +25,17 @@ class RequestBody(BaseModel):
         return body
 
 
+class StoredBody(RequestBody):
+    """A JSON body whose texts go into the database; PostgreSQL takes no NUL character."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_nul(cls, body: Any) -> Any:
+        if any("\0" in text for text in _texts(body)):
+            raise PydanticCustomError("nul", "It has a NUL character in a text; remove it.")
+        return body
+
+
 def _texts(value: Any) -> list[str]:
     """Every text of a JSON value, names of fields included."""
     found: list[str] = []
