@@ -102,14 +102,7 @@ class RangeNotSatisfiable(ServerError):
     status = 416
     code = "range_not_satisfiable"
     type = "invalid_request_error"
-
-    def __init__(self, size: int) -> None:
-        super().__init__(f"The file has {size:,} bytes; ask for a range of them.", param="range")
-        self._size = size
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {**super().headers, "content-range": f"bytes */{self._size}"}
+    default = "The file ends before this range begins."
 
 
 class MethodNotAllowed(ServerError):

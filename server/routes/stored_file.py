@@ -29,7 +29,9 @@ class StoredFile(FileResponse):
             size = (await anyio.to_thread.run_sync(os.stat, self.path)).st_size
             satisfiable = _satisfiable(wanted, size)
             if satisfiable is False and "if-range" not in headers:
-                raise RangeNotSatisfiable(size)
+                raise RangeNotSatisfiable(
+                    f"The file has {size:,} bytes; ask for a range of them.", param="range"
+                )
             if not satisfiable:
                 kept = [pair for pair in scope["headers"] if pair[0] != b"range"]
                 scope = {**scope, "headers": kept}

@@ -97,7 +97,7 @@ def serving(faults: dict[str, tuple[int, Any]]) -> Iterator[str]:
 
 def tallies(faults: dict[str, tuple[int, Any]]) -> dict[str, Tally]:
     with serving(faults) as url:
-        return dict(fuzz(url, CALLERS, lambda _: {}, cases=12, start=0))
+        return dict(fuzz(url, CALLERS, lambda _: {}, cases=30, start=0))
 
 
 def test_a_server_that_is_right_has_no_failures() -> None:

@@ -249,7 +249,7 @@ def test_a_range_of_a_file_is_sent_refused_or_ignored(
     assert response.status_code == status
     if body is None:
         assert response.json()["error"]["code"] == "range_not_satisfiable"
-        assert response.headers["content-range"] == f"bytes */{len(ROW)}"
+        assert f"{len(ROW)} bytes" in response.json()["error"]["message"]
     else:
         assert response.content == body
 
