@@ -51,6 +51,7 @@ class Served:
     Attributes:
         url: Its address.
         key: A key with every scope.
+        keys_file: Where more keys may be made.
         process: Its process.
         data: Its data folder.
         log: What it writes to standard error.
@@ -59,6 +60,7 @@ class Served:
 
     url: str
     key: str
+    keys_file: Path
     process: psutil.Process
     data: Path
     log: Path
@@ -161,7 +163,8 @@ def served(options: Sequence[str]) -> Iterator[Served]:
         ):
             try:
                 url = _address(process, log)
-                yield Served(url, key, psutil.Process(process.pid), data, log, tuple(options))
+                process_handle = psutil.Process(process.pid)
+                yield Served(url, key, keys, process_handle, data, log, tuple(options))
             finally:
                 status = _stop(process)
         if status != 0:

@@ -5,6 +5,7 @@
     |-- InvalidSetting       a generation, masking or training setting is out of range
     |-- InvalidPrompt        the messages or images cannot be turned into a prompt
     |   `-- PromptTooLong    they are longer than the model's context
+    |-- InvalidBase64        a text cannot be read as base64
     `-- DataError            a data set row or file cannot be used
         `-- RowError         one row, with the code of its reason
 
@@ -43,6 +44,10 @@ class InvalidPrompt(PurifierError):
 
 class PromptTooLong(InvalidPrompt):
     """Prompt and response together are longer than the model's context."""
+
+
+class InvalidBase64(PurifierError):
+    """A text cannot be read as base64; the message is a clause that says why."""
 
 
 class DataError(PurifierError):

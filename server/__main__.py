@@ -56,6 +56,9 @@ def _serve_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="/metrics without a key; loopback addresses only",
     )
+    parser.add_argument(
+        "--public-docs", action="store_true", help="/docs and /openapi.json without a key"
+    )
     _add_load(parser, default)
     parser.add_argument(
         "--drain", type=float, default=default.drain, help="seconds to answer what is inside"
@@ -160,6 +163,7 @@ def _serve(args: argparse.Namespace) -> int:
         swap="in_place" if args.swap == "in-place" else "auto",
         worker=not args.no_worker,
         public_metrics=args.public_metrics,
+        public_docs=args.public_docs,
         insecure_no_auth=args.insecure_no_auth,
     )
     if args.target and not args.demo:

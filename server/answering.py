@@ -129,10 +129,11 @@ def generation_of(request: ChatRequest, default: GenerationConfig) -> Generation
     try:
         return default.adjusted(**given)
     except SettingError as error:
-        sent = error.param
+        sent, message = error.param, error.message
         if sent == "gen_length" and lengths:
             sent = next(iter(lengths))
-        raise InvalidSetting(error.message, param=sent) from None
+            message = message.replace("gen_length", sent)
+        raise InvalidSetting(message, param=sent) from None
 
 
 def masking_of(request: ChatRequest, default: MaskingConfig) -> MaskingConfig | None:
@@ -190,7 +191,8 @@ def check_turns(request: ChatRequest, config: ServerConfig) -> None:
     for number, message in enumerate(request.messages):
         where = f"messages[{number}].content"
         texts = [part.text for part in message.content if isinstance(part, TextPart)]
-        if not any(text.strip() for text in texts):
+        said_nothing = message.role == "assistant" and texts
+        if not said_nothing and not any(text.strip() for text in texts):
             raise InvalidPrompt(
                 f"This {message.role} message has no text; give it some.", param=where
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import anyio
@@ -30,6 +31,7 @@ from server.routes import (
     audit,
     chat,
     checkpoints,
+    docs,
     files,
     health,
     job_events,
@@ -40,6 +42,7 @@ from server.routes import (
     status,
 )
 from server.routes.access import Require
+from server.routes.description import describe, operation_id
 from server.security.keys import Authenticator
 from server.security.media import guard_pillow
 from server.services import Services
@@ -59,12 +62,15 @@ ROUTERS = (
     audit.router,
     status.router,
     metrics.router,
+    docs.router,
     health.router,
 )
 """Every router of the service."""
 
 _PLACES = ("body", "query", "header", "path")
 _PART_TYPES = ("text", "image_url")
+_LONGEST_PARAM = 200
+_LONGEST_SAID = 300
 
 
 def create_app(
@@ -91,6 +97,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     app.state.engine = engine
     app.state.config = config
@@ -108,8 +115,10 @@ def create_app(
         max_body=config.max_body,
         larger=larger,
         public_metrics=config.public_metrics,
+        public_docs=config.public_docs,
     )
     app.add_middleware(ObservedRequests, metrics=told.requests)
+    app.state.description = cache(lambda: describe(app.routes, ROUTERS))
     app.add_exception_handler(ServerError, _server_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -193,7 +202,14 @@ def refusal_of(errors: Sequence[dict[str, Any]]) -> InvalidRequest:
         return InvalidRequest(f"{param} is not known; remove it or check its name.", param=param)
     if first["type"] == "missing":
         return InvalidRequest(f"{param or 'The body'} is missing.", param=param)
-    return InvalidRequest(f"{param or 'The body'}: {first['msg']}.".replace("..", "."), param=param)
+    said = shown(first["msg"].removesuffix("."), _LONGEST_SAID)
+    return InvalidRequest(f"{param or 'The body'}: {said}.", param=param)
+
+
+def shown(text: str, longest: int) -> str:
+    """A text as an error may repeat it: cut short, and without what cannot be written."""
+    legible = text.encode("utf-8", "replace").decode("utf-8")
+    return legible if len(legible) <= longest else f"{legible[:longest]}..."
 
 
 def param_of(location: Sequence[str | int]) -> str | None:
@@ -205,4 +221,4 @@ def param_of(location: Sequence[str | int]) -> str | None:
         if names_part:
             continue  # pydantic's tag of the kind of part; no step of the body
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
-    return path.lstrip(".") or None
+    return shown(path.lstrip("."), _LONGEST_PARAM) or None

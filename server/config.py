@@ -90,6 +90,7 @@ class ServerConfig:
         swap: Whether two models may be in memory at once where they fit, or never.
         worker: Start a worker beside the server while there are jobs to do.
         public_metrics: Tell the metrics without a key; only on a loopback address.
+        public_docs: Show the description of the API (`/docs`, `/openapi.json`) without a key.
         insecure_no_auth: Serve without keys; only on a loopback address.
     """
 
@@ -114,6 +115,7 @@ class ServerConfig:
     swap: Literal["auto", "in_place"] = "auto"
     worker: bool = True
     public_metrics: bool = False
+    public_docs: bool = False
     insecure_no_auth: bool = False
 
     def __post_init__(self) -> None:

@@ -13,7 +13,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any
 
 from server.config import is_loopback
-from server.errors import BodyTooLarge, HostRefused, InvalidKey, MissingKey, ServerError
+from server.errors import (
+    BodyTooLarge,
+    HostRefused,
+    HttpError,
+    InvalidKey,
+    MissingKey,
+    ServerError,
+)
 from server.security.keys import SCOPES, Authenticator, Principal
 
 Scope = MutableMapping[str, Any]
@@ -28,11 +35,15 @@ PUBLIC = frozenset({"/health", "/health/ready"})
 METRICS = "/metrics"
 """Needs a key too, unless the operator has said otherwise for this machine."""
 
+DOCS = frozenset({"/docs", "/openapi.json"})
+"""The description of the API; needs a key too, unless the operator has said otherwise."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DRAIN_SECONDS = 5.0
 _POLICY_VIOLATION = 1008
 _EVERYBODY = Principal("none", "no authentication", frozenset(SCOPES))
 _READER = Principal("none", "no authentication", frozenset({"metrics:read"}))
+_VISITOR = Principal("none", "no authentication", frozenset({"infer"}))
 
 
 class Gate:
@@ -45,6 +56,7 @@ class Gate:
         max_body: Bytes of a body that declares its length. Others are counted behind the gate.
         larger: Limits of their own, by method and path.
         public_metrics: Whether this machine may read the metrics without a key.
+        public_docs: Whether everybody may read the description of the API.
     """
 
     def __init__(
@@ -55,12 +67,14 @@ class Gate:
         max_body: int,
         larger: Mapping[tuple[str, str], int] | None = None,
         public_metrics: bool = False,
+        public_docs: bool = False,
     ) -> None:
         self._app = app
         self._keys = keys
         self._max_body = max_body
         self._larger = larger or {}
         self._public_metrics = public_metrics
+        self._public_docs = public_docs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -82,6 +96,7 @@ class Gate:
 
         try:
             principal = self._admit(scope["path"], headers)
+            _check_address(scope)
             self._check_length(scope, headers)
         except ServerError as error:
             await self._drain(headers, receive)
@@ -103,6 +118,8 @@ class Gate:
             return None
         if path == METRICS and self._public_metrics and here:
             return _READER
+        if path in DOCS and self._public_docs:
+            return _VISITOR
         scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise MissingKey
@@ -139,6 +156,16 @@ async def _refuse(error: ServerError, send: Send) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _check_address(scope: Scope) -> None:
+    """Refuses what no id or name can hold, and no database takes.
+
+    Raises:
+        HttpError: If there is a NUL character in the path or the query.
+    """
+    if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
+        raise HttpError("The address has a NUL character in it; no id or name has one.")
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -208,8 +208,8 @@ class Mdlm(Protocol):
         """Tokenises a dialogue and processes its images; uses no weights.
 
         Raises:
-            InvalidPrompt: If a turn is empty, an image is unusable or the result is longer
-                than `max_length`.
+            InvalidPrompt: If a turn other than an answer is empty, an image is unusable or the
+                result is longer than `max_length`.
         """
 
     def prepare_dialogue(self, messages: Sequence[Message]) -> Dialogue:

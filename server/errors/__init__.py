@@ -24,6 +24,7 @@
     |-- JobNotFound                 404
     |-- DataFileNotFound            404 no such upload or data set
     |-- MethodNotAllowed            405
+    |-- RangeNotSatisfiable         416 of a file, behind its end
     |-- JobStateConflict            409 the job's status does not allow it
     |-- DataFileInUse               409 an unfinished job reads it
     |-- CheckpointNotFound        404
@@ -88,6 +89,7 @@ from server.errors.resources import (
     MethodNotAllowed,
     ModelNotFound,
     NotFound,
+    RangeNotSatisfiable,
 )
 from server.errors.service import (
     ClientDisconnected,
@@ -136,6 +138,7 @@ __all__ = [
     "NotFound",
     "NotReady",
     "QueueFull",
+    "RangeNotSatisfiable",
     "ScopeMissing",
     "ServerError",
     "StorageFull",

@@ -8,7 +8,7 @@ from server.schemas.errors import ErrorBody, ErrorCode, ErrorEnvelope, ErrorType
 
 
 class ServerError(Exception):
-    """Base of all errors of the service.
+    """Something went wrong in the server; the base of all errors of the service.
 
     Attributes:
         message: What is wrong and what to do about it; safe to show to a client.

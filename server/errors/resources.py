@@ -96,6 +96,15 @@ class CanaryFailed(CheckpointConflict):
     default = "The checkpoint did not answer its first question. Nothing has changed."
 
 
+class RangeNotSatisfiable(ServerError):
+    """The range that was asked for begins behind the file's end."""
+
+    status = 416
+    code = "range_not_satisfiable"
+    type = "invalid_request_error"
+    default = "The file ends before this range begins."
+
+
 class MethodNotAllowed(ServerError):
     """The address exists, the method does not."""
 

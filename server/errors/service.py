@@ -6,7 +6,7 @@ from server.errors.base import ServerError
 
 
 class HttpError(ServerError):
-    """A protocol error that has no class of its own."""
+    """The request cannot be read, or its address holds what none can."""
 
     status = 400
     code = "http_error"

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Depends, Query
 
 from server.errors import NotFound
 from server.routes.access import Require, ServicesHere
+from server.routes.description import refusals
 from server.schemas.checkpoints import AuditEntry, AuditPage
 
 router = APIRouter(prefix="/v1/audit", dependencies=[Depends(Require("audit:read"))])
 
 
-@router.get("")
+@router.get("", responses=refusals(NotFound))
 def list_entries(
     services: ServicesHere,
     after: Annotated[int, Query(ge=0, le=2**62)] = 0,

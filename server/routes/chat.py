@@ -13,8 +13,26 @@ from fastapi import APIRouter, Depends, Request, Response
 from purifier.answer import Answer
 from server import answering
 from server.engine import Engine, Job, Serving, Ticket
+from server.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    Draining,
+    GenerationFailed,
+    ImageDimensions,
+    ImageMissing,
+    ImageTooLarge,
+    ImageUndecodable,
+    InvalidPrompt,
+    InvalidSetting,
+    ModelNotFound,
+    NotReady,
+    QueueFull,
+    TooManyImages,
+    UnsupportedImage,
+)
 from server.routes.access import ConfigHere, EngineHere, RequestId, Require, TraceHere, json_only
-from server.routes.chat_stream import Events, streamed
+from server.routes.chat_stream import STREAM, Events, streamed
+from server.routes.description import refusals
 from server.routes.waiting import Gone, awaited, disconnected, while_there
 from server.schemas import ChatRequest, ChatResponse
 from server.security.keys import Principal
@@ -25,7 +43,31 @@ _PREPARATIONS = 3
 """How often a request is prepared if every time another checkpoint takes over meanwhile."""
 
 
-@router.post("/completions", dependencies=[Depends(json_only)], response_model=ChatResponse)
+_REFUSALS = refusals(
+    ModelNotFound,
+    InvalidSetting,
+    InvalidPrompt,
+    ImageMissing,
+    ContextLengthExceeded,
+    ImageDimensions,
+    TooManyImages,
+    ImageTooLarge,
+    UnsupportedImage,
+    ImageUndecodable,
+    QueueFull,
+    NotReady,
+    Draining,
+    DeadlineExceeded,
+    GenerationFailed,
+)
+
+
+@router.post(
+    "/completions",
+    dependencies=[Depends(json_only)],
+    response_model=ChatResponse,
+    responses={200: STREAM, **_REFUSALS},
+)
 async def create(
     body: ChatRequest,
     request: Request,

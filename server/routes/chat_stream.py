@@ -15,10 +15,18 @@ from purifier.answer import Answer
 from server.chunks import Chunks
 from server.engine import Engine, Ticket
 from server.errors import ServerError
+from server.routes.description import events
 from server.routes.waiting import Gone, awaited, disconnected
-from server.schemas import ChatRequest, ChatResponse
+from server.schemas import ChatChunk, ChatRequest, ChatResponse
 
 _log = logging.getLogger("disp.server")
+
+STREAM = {
+    "description": "The answer, whole, or with `stream` true as server-sent events",
+    "content": events(
+        ChatChunk, "What fails after the beginning is an event `error`, the last one."
+    ),
+}
 
 QUIET_SECONDS = 15.0
 """After how long a stream without chunks says that it lives."""

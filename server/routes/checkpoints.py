@@ -9,8 +9,18 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends
 
 from server.deployer import Deployer
-from server.errors import NotFound
+from server.errors import (
+    CanaryFailed,
+    CheckpointConflict,
+    CheckpointDamaged,
+    CheckpointNotFound,
+    Draining,
+    GateFailed,
+    NotFound,
+    NotReady,
+)
 from server.routes.access import RequestId, Require, ServicesHere, needed
+from server.routes.description import refusals
 from server.schemas.checkpoints import (
     Activation,
     Checkpoint,
@@ -28,20 +38,33 @@ router = APIRouter(prefix="/v1")
 Admin = Annotated[Principal, Depends(Require("models:admin"))]
 
 
-@router.get("/checkpoints", dependencies=[Depends(Require("jobs:read"))])
+_SWAP = (CheckpointConflict, CheckpointDamaged, CanaryFailed, NotReady, Draining)
+
+
+@router.get(
+    "/checkpoints",
+    dependencies=[Depends(Require("jobs:read"))],
+    responses=refusals(NotFound),
+)
 def list_checkpoints(services: ServicesHere) -> CheckpointList:
     """Lists every checkpoint."""
     records = _deployer(services).store.list()
     return CheckpointList(data=[card_of(record) for record in records])
 
 
-@router.get("/checkpoints/{checkpoint_id}", dependencies=[Depends(Require("jobs:read"))])
+@router.get(
+    "/checkpoints/{checkpoint_id}",
+    dependencies=[Depends(Require("jobs:read"))],
+    responses=refusals(CheckpointNotFound),
+)
 def get_checkpoint(checkpoint_id: str, services: ServicesHere) -> Checkpoint:
     """Describes one."""
     return card_of(_deployer(services).store.get(checkpoint_id))
 
 
-@router.delete("/checkpoints/{checkpoint_id}")
+@router.delete(
+    "/checkpoints/{checkpoint_id}", responses=refusals(CheckpointNotFound, CheckpointConflict)
+)
 def delete_checkpoint(
     checkpoint_id: str, services: ServicesHere, principal: Admin, request_id: RequestId
 ) -> CheckpointDeleted:
@@ -50,7 +73,10 @@ def delete_checkpoint(
     return CheckpointDeleted(id=checkpoint_id)
 
 
-@router.post("/checkpoints/{checkpoint_id}/activate")
+@router.post(
+    "/checkpoints/{checkpoint_id}/activate",
+    responses=refusals(CheckpointNotFound, GateFailed, *_SWAP),
+)
 async def activate(
     checkpoint_id: str,
     services: ServicesHere,
@@ -68,7 +94,7 @@ async def activate(
     return card_of(await anyio.to_thread.run_sync(work))
 
 
-@router.post("/deployments/rollback")
+@router.post("/deployments/rollback", responses=refusals(NotFound, *_SWAP))
 async def rollback(services: ServicesHere, principal: Admin, request_id: RequestId) -> Checkpoint:
     """Serves the previous checkpoint again; answers once it does."""
     work = partial(_deployer(services).rollback, actor=_actor(principal, request_id))

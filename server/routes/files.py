@@ -11,13 +11,29 @@ from urllib.parse import quote
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from server.errors import ClientDisconnected, InvalidRequest
+from server.errors import (
+    ArchiveRefused,
+    ArchiveTooLarge,
+    ClientDisconnected,
+    DataFileInUse,
+    DataFileNotFound,
+    InvalidBody,
+    InvalidRequest,
+    NotFound,
+    RangeNotSatisfiable,
+    StorageFull,
+    UnsupportedFile,
+    UnsupportedMediaType,
+    UnusableDataSet,
+)
 from server.multipart import UploadForm
 from server.routes.access import Require, ServicesHere, needed, owner_of
+from server.routes.description import content, refusals
 from server.routes.paging import After, cut
+from server.routes.stored_file import StoredFile
 from server.schemas.files import DataSetCard, DataSetList, FileDeleted, FileList, FileObject
 from server.security.keys import Principal
 from server.store.file_tables import UPLOAD
@@ -44,7 +60,41 @@ Reader = Annotated[Principal, Depends(Require("jobs:read"))]
 Writer = Annotated[Principal, Depends(Require("jobs:write"))]
 
 
-@uploads.post("")
+_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "purpose": {"type": "string", "const": UPLOAD},
+                        "file": {"type": "string", "format": "binary", "minLength": 1},
+                    },
+                    "required": ["purpose", "file"],
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
+
+
+@uploads.post(
+    "",
+    openapi_extra=_FORM,
+    responses=refusals(
+        InvalidBody,
+        InvalidRequest,
+        NotFound,
+        UnsupportedMediaType,
+        UnsupportedFile,
+        ArchiveRefused,
+        ArchiveTooLarge,
+        UnusableDataSet,
+        StorageFull,
+    ),
+)
 async def create(request: Request, principal: Writer, services: ServicesHere) -> FileObject:
     """Takes a label file, or an archive of one and its images; the body goes to disk."""
     store = needed(services.files)
@@ -54,7 +104,7 @@ async def create(request: Request, principal: Writer, services: ServicesHere) ->
     return _card(record)
 
 
-@router.get("")
+@router.get("", responses=refusals(NotFound, DataFileNotFound))
 def list_files(
     principal: Reader,
     services: ServicesHere,
@@ -72,13 +122,29 @@ def list_files(
     return FileList(data=page, first_id=ends[0], last_id=ends[1], has_more=more)
 
 
-@router.get("/{file_id}")
+@router.get("/{file_id}", responses=refusals(DataFileNotFound))
 def get_file(file_id: str, principal: Reader, services: ServicesHere) -> FileObject:
     """Describes one file."""
     return _card(needed(services.files).get(file_id, owner=owner_of(principal)))
 
 
-@router.get("/{file_id}/content")
+_BINARY: dict[str, dict[str, str]] = {
+    _BYTES: {"type": "string", "format": "binary"},
+    "application/x-tar": {"type": "string", "format": "binary"},
+}
+
+
+@router.get(
+    "/{file_id}/content",
+    response_class=Response,
+    responses={
+        200: content(_BINARY, "The file, or a tar of what came as an archive"),
+        206: content(
+            {_BYTES: _BINARY[_BYTES]}, "The range of it that the header `range` asked for"
+        ),
+        **refusals(DataFileNotFound, RangeNotSatisfiable),
+    },
+)
 def get_content(file_id: str, principal: Reader, services: ServicesHere) -> Response:
     """Sends a file; what came as an archive comes back as a tar of its members."""
     store = needed(services.files)
@@ -86,7 +152,7 @@ def get_content(file_id: str, principal: Reader, services: ServicesHere) -> Resp
     path = store.content(record)
     name = PurePosixPath(record.filename).name
     if path.is_file():
-        return FileResponse(path, media_type=_BYTES, filename=name, headers=HEADERS)
+        return StoredFile(path, media_type=_BYTES, filename=name, headers=HEADERS)
     disposition = f"attachment; filename*=utf-8''{quote(name)}.tar"
     headers = {"content-length": str(tar_size(path)), "content-disposition": disposition}
     return StreamingResponse(
@@ -94,14 +160,14 @@ def get_content(file_id: str, principal: Reader, services: ServicesHere) -> Resp
     )
 
 
-@router.delete("/{file_id}")
+@router.delete("/{file_id}", responses=refusals(DataFileNotFound, DataFileInUse))
 def delete_file(file_id: str, principal: Writer, services: ServicesHere) -> FileDeleted:
     """Removes a file that no unfinished job needs."""
     needed(services.files).delete(file_id, owner=owner_of(principal))
     return FileDeleted(id=file_id)
 
 
-@datasets.get("")
+@datasets.get("", responses=refusals(NotFound))
 def list_datasets(services: ServicesHere) -> DataSetList:
     """Lists the operator's data sets and the demo's."""
     names = needed(services.datasets).ids()

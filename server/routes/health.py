@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from server.errors import Draining, NotReady
 from server.routes.access import EngineHere
+from server.routes.description import refusals
 from server.schemas import Health
 
 router = APIRouter()
@@ -17,7 +18,7 @@ async def live() -> Health:
     return Health(status="ok")
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", responses=refusals(NotReady, Draining))
 async def ready(engine: EngineHere) -> Health:
     """Says that the model is loaded and has answered a first question, defended."""
     if engine.state in ("draining", "stopped"):

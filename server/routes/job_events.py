@@ -11,13 +11,16 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
+from server.chunks import DONE
 from server.engine import Engine
+from server.errors import JobNotFound, NotFound
 from server.job_answers import event_body, event_number
 from server.jobs.service import Event, JobService
 from server.routes.access import EngineHere, Require, ServicesHere, needed
+from server.routes.description import events, refusals
 from server.routes.jobs import seen
 from server.routes.paging import After, cut
-from server.schemas.jobs import JobEventList
+from server.schemas.jobs import JobEvent, JobEventList
 from server.security.keys import Principal
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs")
@@ -30,7 +33,17 @@ QUIET_SECONDS = 15.0
 _BATCH = 100
 
 
-@router.get("/{job_id}/events", response_model=JobEventList)
+_STREAM = {
+    "description": "A page of events, or with `stream` true all of them as they happen",
+    "content": events(JobEvent, "The stream ends with the job."),
+}
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=JobEventList,
+    responses={200: _STREAM, **refusals(JobNotFound, NotFound)},
+)
 async def list_events(
     job_id: str,
     principal: Annotated[Principal, Depends(Require("jobs:read"))],
@@ -84,7 +97,7 @@ async def _follow(
                 after, quiet = event.number, 0.0
             continue
         if job.finished:
-            yield format_sse_event(data_str="[DONE]")
+            yield format_sse_event(data_str=DONE)
             return
         if engine.state in ("draining", "stopped"):
             return

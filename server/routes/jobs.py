@@ -9,10 +9,16 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 
 from server.errors import (
     CheckpointNotFound,
+    DataFileNotFound,
+    IdempotencyConflict,
     InvalidRequest,
+    InvalidSetting,
     JobNotFound,
+    JobStateConflict,
     ModelNotFound,
+    NotFound,
     ScopeMissing,
+    UnusableDataSet,
 )
 from server.job_answers import checkpoint_body, job_body
 from server.job_requests import spec_of
@@ -26,6 +32,7 @@ from server.routes.access import (
     needed,
     owner_of,
 )
+from server.routes.description import refusals
 from server.routes.paging import After, cut
 from server.schemas.jobs import Job, JobCheckpointList, JobList, JobRequest
 from server.security.keys import Principal
@@ -39,19 +46,45 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs")
 Reader = Annotated[Principal, Depends(Require("jobs:read"))]
 Writer = Annotated[Principal, Depends(Require("jobs:write"))]
 
+_NONE = refusals(JobNotFound)
+_CONFLICT = refusals(JobNotFound, JobStateConflict)
+
 _RETRY_SECONDS = 900
 _RETRY_JOBS = 20
 _LONGEST_KEY = 255
 
 
-@router.post("", status_code=202, dependencies=[Depends(json_only)])
+_LOCATION = {
+    "description": "The job",
+    "headers": {"location": {"description": "Its address.", "schema": {"type": "string"}}},
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    dependencies=[Depends(json_only)],
+    responses={
+        202: _LOCATION,
+        **refusals(
+            NotFound,
+            ModelNotFound,
+            DataFileNotFound,
+            UnusableDataSet,
+            InvalidSetting,
+            IdempotencyConflict,
+        ),
+    },
+)
 def create(
     body: JobRequest,
     response: Response,
     principal: Writer,
     services: ServicesHere,
     idempotency_key: Annotated[str | None, Header()] = None,
-    retry_count: Annotated[str, Header(alias="x-stainless-retry-count")] = "0",
+    retry_count: Annotated[
+        str, Header(alias="x-stainless-retry-count", include_in_schema=False)
+    ] = "0",
 ) -> Job:
     """Creates a job, or finds the one that the same request made before."""
     jobs = needed(services.jobs)
@@ -74,7 +107,7 @@ def create(
     return job_body(record)
 
 
-@router.get("")
+@router.get("", responses=refusals(NotFound, JobNotFound))
 def list_jobs(
     principal: Reader,
     services: ServicesHere,
@@ -90,34 +123,34 @@ def list_jobs(
     return JobList(data=page, has_more=more)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", responses=_NONE)
 def get_job(job_id: str, principal: Reader, services: ServicesHere) -> Job:
     """Shows one job."""
     return job_body(seen(needed(services.jobs), job_id, principal))
 
 
-@router.post("/{job_id}/cancel")
+@router.post("/{job_id}/cancel", responses=_CONFLICT)
 def cancel(job_id: str, principal: Writer, services: ServicesHere) -> Job:
     """Ends a job for good."""
     jobs = needed(services.jobs)
     return job_body(jobs.cancel(seen(jobs, job_id, principal).id))
 
 
-@router.post("/{job_id}/pause")
+@router.post("/{job_id}/pause", responses=_CONFLICT)
 def pause(job_id: str, principal: Writer, services: ServicesHere) -> Job:
     """Stops a job; what is finished is kept."""
     jobs = needed(services.jobs)
     return job_body(jobs.pause(seen(jobs, job_id, principal).id))
 
 
-@router.post("/{job_id}/resume")
+@router.post("/{job_id}/resume", responses=_CONFLICT)
 def resume(job_id: str, principal: Writer, services: ServicesHere) -> Job:
     """Continues a paused or failed job."""
     jobs = needed(services.jobs)
     return job_body(jobs.resume(seen(jobs, job_id, principal).id))
 
 
-@router.post("/{job_id}/approve")
+@router.post("/{job_id}/approve", responses=_CONFLICT)
 def approve(
     job_id: str,
     principal: Annotated[Principal, Depends(Require("models:admin"))],
@@ -129,7 +162,7 @@ def approve(
     return job_body(needed(services.jobs).approve(job_id, actor))
 
 
-@router.get("/{job_id}/checkpoints")
+@router.get("/{job_id}/checkpoints", responses=_NONE)
 def list_checkpoints(job_id: str, principal: Reader, services: ServicesHere) -> JobCheckpointList:
     """Shows the checkpoint that a job made, if it has and nobody has deleted it."""
     record = seen(needed(services.jobs), job_id, principal)

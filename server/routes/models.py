@@ -5,20 +5,21 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from server.engine import Serving
-from server.errors import ModelNotFound
+from server.errors import ModelNotFound, NotReady
 from server.routes.access import EngineHere, Require
+from server.routes.description import refusals
 from server.schemas import ModelCard, ModelList
 
 router = APIRouter(prefix="/v1/models", dependencies=[Depends(Require("infer"))])
 
 
-@router.get("")
+@router.get("", responses=refusals(NotReady))
 async def list_models(engine: EngineHere) -> ModelList:
     """Lists the checkpoint that answers and the name `default` that stands for it."""
     return ModelList(data=_cards(engine.serving()))
 
 
-@router.get("/{model_id:path}")
+@router.get("/{model_id:path}", responses=refusals(NotReady, ModelNotFound))
 async def get_model(model_id: str, engine: EngineHere) -> ModelCard:
     """Describes one of them."""
     for card in _cards(engine.serving()):

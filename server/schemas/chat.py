@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from server.schemas.defense import DefenseReport, DefenseRequest, Seed
+from server.schemas.openai_fields import OpenAiFields
 
 Role = Literal["system", "developer", "user", "assistant"]
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
@@ -27,21 +28,34 @@ MAX_PARTS = 64
 MAX_STOP = 4
 
 
-class TextPart(BaseModel):
+def _with_type(schema: dict[str, Any]) -> None:
+    """Says that a part names its kind, although code that makes one need not."""
+    if "type" in schema["properties"]:
+        schema["required"] = ["type", *schema["required"]]
+
+
+class _Open(BaseModel):
+    """A piece of a request whose unknown fields have no effect and are named in `warnings`."""
+
+    model_config = ConfigDict(extra="allow", strict=True, json_schema_extra=_with_type)
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+
+class TextPart(_Open):
     """A piece of text."""
 
     type: Literal["text"] = "text"
     text: str
 
 
-class ImageUrl(BaseModel):
+class ImageUrl(_Open):
     """Where the image is: a data URL of base64; `detail` is accepted and has no effect."""
 
     url: str = Field(min_length=1)
     detail: str | None = None
 
 
-class ImagePart(BaseModel):
+class ImagePart(_Open):
     """An image; it stands in the prompt where it stands in the turn."""
 
     type: Literal["image_url"] = "image_url"
@@ -49,24 +63,46 @@ class ImagePart(BaseModel):
 
 
 ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Parts = Annotated[list[ContentPart], Field(max_length=MAX_PARTS)]
 
 
 def _as_parts(content: Any) -> Any:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise PydanticCustomError("content", "It must be a text or a list of parts.")
+    return content
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(_Open):
     """One turn. `content` is a text or a list of parts; `developer` means `system`."""
 
     role: Role
-    content: Annotated[list[ContentPart], BeforeValidator(_as_parts), Field(max_length=MAX_PARTS)]
+    content: Annotated[Parts, BeforeValidator(_as_parts, json_schema_input_type=str | Parts)]
+
+    @property
+    def unknown_fields(self) -> list[str]:
+        """Paths of fields that have no effect, in the turn and in its parts."""
+        pieces: list[tuple[str, _Open]] = [("", self)]
+        for number, part in enumerate(self.content):
+            pieces.append((f"content[{number}].", part))
+            if isinstance(part, ImagePart):
+                pieces.append((f"content[{number}].image_url.", part.image_url))
+        return [where + name for where, piece in pieces for name in _sent(piece)]
+
+
+def _sent(piece: _Open | ChatRequest) -> list[str]:
+    """Names of unknown fields that are not null; null asks for nothing."""
+    extra = piece.__pydantic_extra__
+    return sorted(name for name, value in extra.items() if value is not None)
 
 
 StopText = Annotated[str, Field(min_length=1, max_length=64)]
+StopTexts = Annotated[list[StopText], Field(max_length=MAX_STOP)]
 
 
 class StreamOptions(BaseModel):
@@ -77,11 +113,12 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(OpenAiFields):
     """A question, and how it is to be answered.
 
     Fields that OpenAI's clients send and this server does not know are ignored and named
-    in the answer's `warnings`; ones whose neglect would break the caller are refused.
+    in the answer's `warnings`, unless they are null; ones whose neglect would break the caller
+    are refused.
     Response length is `max_tokens`, `max_completion_tokens` or `gen_length`, all the same.
     """
 
@@ -104,12 +141,12 @@ class ChatRequest(BaseModel):
     transfer_ratio: float | None = None
     parallel_threshold: float | None = None
     stop: Annotated[
-        list[StopText] | None, BeforeValidator(_as_list), Field(max_length=MAX_STOP)
+        StopTexts | None,
+        BeforeValidator(_as_list, json_schema_input_type=StopText | StopTexts | None),
     ] = None
     seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = None
     defense: DefenseRequest = Field(default_factory=DefenseRequest)
 
     @field_validator("stream_options")
@@ -119,13 +156,6 @@ class ChatRequest(BaseModel):
             raise PydanticCustomError("stream_options", "It needs stream true.")
         return value
 
-    @field_validator("n")
-    @classmethod
-    def _one_answer(cls, value: int | None) -> int | None:
-        if value not in (None, 1):
-            raise PydanticCustomError("n", "There is one answer to a request; leave n out.")
-        return value
-
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with the usage."""
@@ -133,8 +163,10 @@ class ChatRequest(BaseModel):
 
     @property
     def unknown_fields(self) -> list[str]:
-        """Names of top-level fields that have no effect."""
-        return sorted(self.__pydantic_extra__)
+        """Paths of fields that have no effect, the top level's first."""
+        turns = enumerate(self.messages)
+        deeper = [f"messages[{n}].{name}" for n, turn in turns for name in turn.unknown_fields]
+        return [*_sent(self), *deeper]
 
 
 class AnswerMessage(BaseModel):

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from server.schemas.body import RequestBody
+
 CheckpointState = Literal["staged", "verified", "active", "previous", "retired"]
 
 
@@ -51,7 +53,7 @@ class CheckpointDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-class Activation(BaseModel):
+class Activation(RequestBody):
     """How to activate; `force` serves a checkpoint whose gate failed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)

@@ -40,6 +40,7 @@ ErrorCode = Literal[
     "canary_failed",
     "idempotency_conflict",
     "method_not_allowed",
+    "range_not_satisfiable",
     "body_too_large",
     "unsupported_media_type",
     "queue_full",

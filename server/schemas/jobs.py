@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.schemas.body import StoredBody
 from server.schemas.defense import Seed
 from server.schemas.job_settings import DispSettings
 
@@ -29,7 +30,7 @@ class Method(BaseModel):
     disp: DispSettings = Field(default_factory=DispSettings)
 
 
-class JobRequest(BaseModel):
+class JobRequest(StoredBody):
     """Asks for a purification.
 
     `training_file` and `validation_file` are ids: of an upload, of a data set of the server

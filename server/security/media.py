@@ -8,12 +8,13 @@ says about a damaged file is replaced by a fixed message.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Sequence
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from purifier.base64_text import canonical_base64
+from purifier.errors import InvalidBase64
 from server.config import MediaLimits
 from server.errors import (
     ImageDimensions,
@@ -62,6 +63,7 @@ def open_images(urls: Sequence[tuple[str, str]], limits: MediaLimits) -> list[Im
 
 def _decode(url: str, limits: MediaLimits, param: str) -> bytes:
     """Takes the bytes out of a data URL."""
+    url = url.strip()
     end = url.find(",", 0, _LONGEST_HEADER)
     if not url[:5].lower() == "data:" or end < 0:
         raise UnsupportedImage(
@@ -69,25 +71,25 @@ def _decode(url: str, limits: MediaLimits, param: str) -> bytes:
             "other addresses.",
             param=param,
         )
-    media_type, *parameters = url[5:end].lower().split(";")
+    media_type, *parameters = (part.strip() for part in url[5:end].lower().split(";"))
     if media_type not in _MEDIA_TYPES:
         raise UnsupportedImage(param=param)
     if not parameters or parameters[-1] != "base64":
         raise ImageUndecodable(
             "The data URL must be base64: data:image/png;base64,...", param=param
         )
-    if len(url) - end - 1 > (limits.image_bytes + 2) // 3 * 4:
+    try:
+        text = canonical_base64(url[end + 1 :])
+    except InvalidBase64 as error:
+        raise ImageUndecodable(
+            f"The data URL is not valid base64: {error.message}.", param=param
+        ) from None
+    if len(text) > (limits.image_bytes + 2) // 3 * 4:
         raise ImageTooLarge(
             f"An image may have at most {limits.image_bytes:,} bytes. Send a smaller one.",
             param=param,
         )
-    try:
-        return base64.b64decode(url[end + 1 :], validate=True)
-    except (binascii.Error, ValueError):
-        raise ImageUndecodable(
-            "The data URL is not valid base64: it is truncated or has foreign characters.",
-            param=param,
-        ) from None
+    return base64.b64decode(text, validate=True)
 
 
 def _open(data: bytes, limits: MediaLimits, budget: int, param: str) -> Image.Image:

@@ -330,7 +330,7 @@ def test_wrong_method(service: Service) -> None:
     assert response.headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/nothing", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", "/v1/nothing", "/redoc", "/docs/other"])
 def test_unknown_address(service: Service, path: str) -> None:
     response = refused(service, lambda client: client.get(path))
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")

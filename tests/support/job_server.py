@@ -31,6 +31,7 @@ from server.store.checkpoints import CheckpointStore
 from server.store.database import Database
 from server.store.events import EventLog
 from server.store.files import FileStore
+from tests.support.described import check_described
 
 JOBS = "/v1/fine_tuning/jobs"
 KEYS: dict[str, tuple[Scope, ...]] = {
@@ -57,7 +58,13 @@ class JobServer:
 
     def client(self, key: str = "alice") -> httpx.Client:
         headers = {"authorization": f"Bearer {self.keys[key]}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+        return httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=60,
+            trust_env=False,
+            event_hooks={"response": [check_described]},
+        )
 
     @property
     def jobs(self) -> JobService:
@@ -81,10 +88,11 @@ def job_server(
     checkpoint: Path,
     config: ServerConfig | None = None,
     datasets: Callable[[FileStore], DataSets] | None = None,
+    database_url: str | None = None,
 ) -> Iterator[JobServer]:
     """Serves until the end of the block."""
     config = config or ServerConfig()
-    database = Database(f"sqlite:///{home / 'disp.sqlite'}")
+    database = Database(database_url or f"sqlite:///{home / 'disp.sqlite'}")
     database.create_tables()
     store = BlobStore(home / "blobs")
     files = FileStore(database, home / "files", config.upload, store)

@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from tests.support.described import check_described
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 300
 
@@ -34,7 +36,13 @@ class Service:
 
     def client(self, key: str | None = "all") -> httpx.Client:
         headers = {} if key is None else {"authorization": f"Bearer {self.keys[key]}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+        return httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=60,
+            trust_env=False,
+            event_hooks={"response": [check_described]},
+        )
 
     def status(self) -> dict[str, Any]:
         with self.client() as client:

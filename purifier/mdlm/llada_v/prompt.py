@@ -183,11 +183,12 @@ def check_messages(messages: Sequence[Message]) -> None:
     """Checks that a dialogue can be rendered.
 
     Raises:
-        InvalidPrompt: If it is empty, a turn is empty, or it does not end with a user turn.
+        InvalidPrompt: If it is empty, a turn other than an answer is empty, or it does not end
+            with a user turn.
     """
     if not messages or messages[-1].role != "user":
         raise InvalidPrompt("The last message must be a user turn.", param="messages")
-    _check_turns(messages)
+    _check_turns(messages, empty_answers=True)
 
 
 def check_dialogue(messages: Sequence[Message]) -> None:
@@ -198,13 +199,14 @@ def check_dialogue(messages: Sequence[Message]) -> None:
     """
     if not messages or messages[-1].role != "assistant":
         raise InvalidPrompt("The last message must be an assistant turn.", param="messages")
-    _check_turns(messages)
+    _check_turns(messages, empty_answers=False)
 
 
-def _check_turns(messages: Sequence[Message]) -> None:
+def _check_turns(messages: Sequence[Message], *, empty_answers: bool) -> None:
     for number, message in enumerate(messages):
         texts = [part for part in message.content if isinstance(part, str)]
-        if not any(text.strip() for text in texts):
+        may_be_empty = empty_answers and message.role == "assistant" and texts
+        if not may_be_empty and not any(text.strip() for text in texts):
             raise InvalidPrompt(
                 f"Message {number} ({message.role}) has no text; give it some.", param="messages"
             )
