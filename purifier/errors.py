@@ -5,6 +5,7 @@
     |-- InvalidSetting       a generation, masking or training setting is out of range
     |-- InvalidPrompt        the messages or images cannot be turned into a prompt
     |   `-- PromptTooLong    they are longer than the model's context
+    |-- ImageError           an image file cannot be used
     `-- DataError            a data set row or file cannot be used
         `-- RowError         one row, with the code of its reason
 
@@ -13,6 +14,10 @@ remedy, and never contain the text of a foreign exception.
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+ImageReason = Literal["bytes", "pixels", "format", "animated", "colours", "damaged"]
 
 
 class PurifierError(Exception):
@@ -43,6 +48,19 @@ class InvalidPrompt(PurifierError):
 
 class PromptTooLong(InvalidPrompt):
     """Prompt and response together are longer than the model's context."""
+
+
+class ImageError(PurifierError):
+    """An image file cannot be used.
+
+    Attributes:
+        reason: `bytes` or `pixels` (too many), `format` (none that is read), `animated`, `colours`
+            (they cannot be converted to sRGB) or `damaged`.
+    """
+
+    def __init__(self, message: str, *, reason: ImageReason) -> None:
+        super().__init__(message, param="image")
+        self.reason: ImageReason = reason
 
 
 class DataError(PurifierError):

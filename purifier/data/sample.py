@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,17 +11,15 @@ from typing import Any
 
 from PIL import Image
 
-from purifier.errors import DataError, PurifierError, RowError
+from purifier.errors import DataError, ImageError, RowError
+from purifier.imaging.decode import DEFAULT_LIMITS, decode_image, read_image_file
 from purifier.mdlm.base import Message, Role
 
 IMAGE_MARK = "<image>"
 """Stands for one image inside a turn's text (LLaVA's mark)."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Image formats that are decoded, by Pillow's names."""
-
-MAX_PIXELS = 64_000_000
-"""Largest image that is decoded; below the size at which Pillow itself warns."""
+MAX_PIXELS = DEFAULT_LIMITS.pixels
+"""Largest image that is decoded."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +143,7 @@ def dialogue_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[M
 
 
 def open_image(folder: Path, image: str | bytes, place: Place | None = None) -> Image.Image:
-    """Opens one image of a data set as RGB.
-
-    The format and the size are judged from the header, before a pixel is decoded.
+    """Opens one image of a data set as RGB; see `purifier.imaging.decode`.
 
     Args:
         folder: The data set's image folder.
@@ -157,12 +152,11 @@ def open_image(folder: Path, image: str | bytes, place: Place | None = None) -> 
 
     Raises:
         RowError: `missing_image` if the file lies outside the folder (also behind a symbolic
-            link) or is no file; `undecodable_image` if it is damaged, of another format than
-            `FORMATS` or larger than `MAX_PIXELS`.
+            link) or is no file; `undecodable_image` if the decoder refuses it.
     """
     where = f"{place}: " if place else ""
     if isinstance(image, bytes):
-        return _decode(io.BytesIO(image), f"{where}the embedded image")
+        return _decode(image, f"{where}the embedded image")
     path = _inside(folder, image, where)
     return _decode(path, f"{where}image {image!r}")
 
@@ -197,21 +191,13 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     return path
 
 
-def _decode(file: Path | io.BytesIO, what: str) -> Image.Image:
+def _decode(file: Path | bytes, what: str) -> Image.Image:
+    limits = replace(DEFAULT_LIMITS, pixels=MAX_PIXELS)
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _undecodable(f"{what} has more than {MAX_PIXELS:,} pixels; make it smaller.")
-            return image.convert("RGB")
-    except PurifierError:
-        raise
-    except Exception:
-        # Pillow's decoders raise many kinds of exceptions on damaged files.
-        raise _undecodable(
-            f"{what} cannot be read; it is damaged, too large or of another format than "
-            f"{', '.join(FORMATS)}."
+        if isinstance(file, bytes):
+            return decode_image(file, limits)
+        return read_image_file(file, limits)
+    except ImageError as error:
+        raise RowError(
+            f"{what}: {error.message}", reason="undecodable_image", param="image"
         ) from None
-
-
-def _undecodable(message: str) -> RowError:
-    return RowError(message, reason="undecodable_image", param="image")
