@@ -35,10 +35,34 @@ class Place:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a dialogue; every `IMAGE_MARK` in its text stands for one image."""
+    """One turn of a dialogue; every `IMAGE_MARK` in its text stands for one image.
+
+    Attributes:
+        role: Who speaks.
+        text: What is said.
+        typed: Marks that are text instead, by their number in this text, counted from 0.
+    """
 
     role: Role
     text: str
+    typed: tuple[int, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The text before, between and behind its images."""
+        first, *rest = self.text.split(IMAGE_MARK)
+        pieces = [first]
+        for number, piece in enumerate(rest):
+            if number in self.typed:
+                pieces[-1] += IMAGE_MARK + piece
+            else:
+                pieces.append(piece)
+        return tuple(pieces)
+
+    @property
+    def n_images(self) -> int:
+        """Images that its marks stand for."""
+        return len(self.pieces) - 1
 
 
 @dataclass(frozen=True)
@@ -63,8 +87,8 @@ class Sample:
     @property
     def question(self) -> str:
         """Text of the first user turn without image marks; empty if there is none."""
-        text = next((turn.text for turn in self.turns if turn.role == "user"), "")
-        return text.replace(IMAGE_MARK, "").strip()
+        pieces = next((turn.pieces for turn in self.turns if turn.role == "user"), ())
+        return "".join(pieces).strip()
 
     @property
     def answer(self) -> str:
@@ -125,7 +149,7 @@ def dialogue_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[M
     """
     messages: list[Message] = []
     left = list(images)
-    n_marks = sum(turn.text.count(IMAGE_MARK) for turn in sample.turns)
+    n_marks = sum(turn.n_images for turn in sample.turns)
     unmarked = left[: max(0, len(left) - n_marks)]
     del left[: len(unmarked)]
     for turn in sample.turns:
@@ -133,7 +157,7 @@ def dialogue_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[M
         if turn.role == "user" and unmarked:
             content.extend(unmarked)
             unmarked = []
-        for index, piece in enumerate(turn.text.split(IMAGE_MARK)):
+        for index, piece in enumerate(turn.pieces):
             if index:
                 content.append(left.pop(0))
             if piece.strip():
