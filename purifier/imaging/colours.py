@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms
@@ -21,6 +21,7 @@ SAME = 3
 """Steps of 255 by which a profile may move the colours of an image without any effect: the many
 slightly different profiles of sRGB leave pixels as they are."""
 
+_SAYS_SOMETHING = {"icc_profile", "gamma", "chromaticity"}
 _SRGB_CICP = b"\x01\x0d\x00\x01"
 _SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _SRGB_GAMMA = 1 / 2.2
@@ -47,7 +48,7 @@ def to_srgb(image: Image.Image, described: Mapping[str, Any]) -> Image.Image:
     cicp = described.get("cicp")
     if cicp is not None and (profile or cicp != _SRGB_CICP):
         raise _refused("The image says by cICP that its colours are not sRGB")
-    if image.mode not in ("LA", "RGBA"):
+    if image.mode not in ("LA", "RGBA") or not _SAYS_SOMETHING & described.keys():
         return _converted(image, profile, described)
     colours = _converted(image.convert(image.mode[:-1]), profile, described)
     colours.putalpha(image.getchannel("A"))
@@ -93,8 +94,9 @@ def _by_profile(colours: Image.Image, profile: bytes) -> Image.Image:
     assert converted is not None
     if colours.mode == "CMYK":
         return converted
-    moved = np.asarray(ImageChops.difference(converted, colours.convert("RGB")))
-    return converted if int(moved.max()) > SAME else colours
+    plain = colours if colours.mode == "RGB" else colours.convert("RGB")
+    moved = cast(list[tuple[int, int]], ImageChops.difference(converted, plain).getextrema())
+    return converted if max(most for _, most in moved) > SAME else colours
 
 
 def _source(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsProfile, str]:

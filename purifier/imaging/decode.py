@@ -22,6 +22,7 @@ from purifier.imaging.colours import to_srgb
 from purifier.imaging.modes import TransparentColour, on_white, without_palette
 from purifier.imaging.orientation import upright
 from purifier.imaging.png import PNG_SIGNATURE, chunks_before_pixels
+from purifier.imaging.webp import canvas_size
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """The formats that are read everywhere, by Pillow's names."""
@@ -85,8 +86,10 @@ def decode_image(
             f"The image file has more than {limits.bytes:,} bytes; make it smaller.",
             reason="bytes",
         )
+    _check_size(canvas_size(data) or (1, 1), limits)
     with _opened(data, limits) as file:
-        _check_header(file, data, limits)
+        _check_size(file.size, limits)
+        _check_header(file, data)
         if check_size is not None:
             check_size(*file.size)
         try:
@@ -121,9 +124,12 @@ def _opened(data: bytes, limits: ImageLimits) -> Image.Image:
         raise _damaged() from None
 
 
-def _check_header(file: Image.Image, data: bytes, limits: ImageLimits) -> None:
-    if file.width * file.height > limits.pixels or max(file.size) > limits.side:
+def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    if size[0] * size[1] > limits.pixels or max(size) > limits.side:
         raise _too_many_pixels(limits)
+
+
+def _check_header(file: Image.Image, data: bytes) -> None:
     animated = getattr(file, "is_animated", False) and file.format != "MPO"
     chunks = chunks_before_pixels(data) if data.startswith(PNG_SIGNATURE) else {}
     # A PNG with an animation may show a picture that viewers of animations never show.

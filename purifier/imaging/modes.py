@@ -62,9 +62,10 @@ def without_palette(image: Image.Image, transparent: TransparentColour) -> Image
 def on_white(image: Image.Image) -> Image.Image:
     """RGB of `L`, `LA`, `RGB`, `RGBA` or `CMYK`, without metadata, transparent parts white."""
     if image.mode in ("LA", "RGBA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    rgb = image.convert("RGB")
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    else:
+        rgb = image.convert("RGB")
     rgb.info = {}
     return rgb
 

@@ -335,6 +335,27 @@ def test_size_is_judged_before_pixels_are_decoded() -> None:
     assert seen == [(24, 16)]
 
 
+@pytest.mark.parametrize("kind", ["VP8X", "VP8L", "VP8"])
+def test_a_webp_is_judged_before_its_canvas_is_made(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = Image.fromarray(plain())
+    options: dict[str, dict[str, Any]] = {
+        "VP8X": {"exif": Image.Exif(), "icc_profile": srgb_profile()},
+        "VP8L": {"lossless": True},
+        "VP8": {"lossless": False},
+    }
+    data = saved(picture, "WEBP", **options[kind])
+    assert data[12:16].strip() == kind.encode()
+    limits = replace(DEFAULT_LIMITS, pixels=16 * 24)
+    assert decode_image(data, limits).size == (24, 16)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    for smaller in (replace(limits, pixels=16 * 24 - 1), replace(limits, side=23)):
+        with pytest.raises(ImageError) as caught:
+            decode_image(data, smaller)
+        assert caught.value.reason == "pixels"
+
+
 def test_bytes_are_counted_before_anything_is_read(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(png(plain(), COLOURS))
