@@ -41,7 +41,7 @@ def image_bytes(image: ImageLike) -> bytes:
     """
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, format="PNG")
+        _plain(image).save(buffer, format="PNG")
         return buffer.getvalue()
     if isinstance(image, bytes):
         return image
@@ -74,6 +74,21 @@ def as_list(images: Images) -> list[ImageLike]:
     if isinstance(images, (str, os.PathLike, bytes, Image.Image)):
         return [images]
     return list(images)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """A picture as PNG can hold it and as it looks: transparent parts white."""
+    if image.mode.startswith("I;16"):
+        return image
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, clear).convert("RGB")
+    plain = image.convert("RGB")
+    if image.mode not in ("1", "L", "P", "RGB"):
+        # The profile of other colours, such as those of ink, does not fit any more.
+        plain.info.pop("icc_profile", None)
+    return plain
 
 
 def _data_url_bytes(url: str) -> bytes:

@@ -86,7 +86,11 @@ def _row(data: bytes, saliency: Grid, masked: Grid) -> Image.Image:
 def _decoded(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if not upright.has_transparency_data:
+                return upright.convert("RGB")
+            white = Image.new("RGBA", upright.size, "white")
+            return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise InvalidInput("The image cannot be decoded; send a PNG, JPEG or WebP file.") from None
 

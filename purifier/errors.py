@@ -6,6 +6,7 @@
     |-- InvalidPrompt        the messages or images cannot be turned into a prompt
     |   `-- PromptTooLong    they are longer than the model's context
     |-- InvalidBase64        a text cannot be read as base64
+    |-- ImageError           an image file cannot be used
     `-- DataError            a data set row or file cannot be used
         `-- RowError         one row, with the code of its reason
 
@@ -14,6 +15,10 @@ remedy, and never contain the text of a foreign exception.
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+ImageReason = Literal["bytes", "pixels", "format", "animated", "colours", "damaged"]
 
 
 class PurifierError(Exception):
@@ -48,6 +53,19 @@ class PromptTooLong(InvalidPrompt):
 
 class InvalidBase64(PurifierError):
     """A text cannot be read as base64; the message is a clause that says why."""
+
+
+class ImageError(PurifierError):
+    """An image file cannot be used.
+
+    Attributes:
+        reason: `bytes` or `pixels` (too many), `format` (none that is read), `animated`, `colours`
+            (they cannot be converted to sRGB) or `damaged`.
+    """
+
+    def __init__(self, message: str, *, reason: ImageReason) -> None:
+        super().__init__(message, param="image")
+        self.reason: ImageReason = reason
 
 
 class DataError(PurifierError):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from PIL import Image
 
 from purifier.answer import Answer, check_length
 from purifier.defense.config import MaskingConfig
+from purifier.defense.first_step import scored_positions
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidPrompt as PromptError
 from purifier.errors import InvalidSetting as SettingError
@@ -83,13 +84,20 @@ def check_scope(request: ChatRequest, principal: Principal, config: ServerConfig
 
     Without the scope `infer:undefended` a request may repeat the server's settings, raise the
     ratio, lower the threshold, and choose the seed. Whether any other setting is weaker
-    depends on the model and the attack, so none may differ.
+    depends on the model and the attack, so none may differ. Nor may the guidance be stronger:
+    it multiplies what little evidence a mask leaves, below any threshold.
 
     Raises:
         ScopeMissing: If the defence is switched off or another setting differs.
     """
     if "infer:undefended" in principal.scopes:
         return
+    if (request.guidance_scale or 0.0) > config.generation.guidance_scale:
+        raise ScopeMissing(
+            "This key may not ask for a guidance_scale above the server's "
+            f"{config.generation.guidance_scale:g}: it lacks the scope infer:undefended.",
+            param="guidance_scale",
+        )
     if not request.defense.enabled:
         raise ScopeMissing(
             "This key may not switch the defence off: it lacks the scope infer:undefended.",
@@ -150,6 +158,25 @@ def masking_of(request: ChatRequest, default: MaskingConfig) -> MaskingConfig | 
     return masking if request.defense.enabled else None
 
 
+def scored_in_full(
+    masking: MaskingConfig | None,
+    generation: GenerationConfig,
+    principal: Principal,
+    config: ServerConfig,
+) -> MaskingConfig | None:
+    """The defence of a request, with as much of the answer scored as the server itself would score.
+
+    How an answer is cut into blocks is the client's choice, but without the scope
+    `infer:undefended` it does not decide how much of it is scored.
+    """
+    if masking is None or "infer:undefended" in principal.scopes:
+        return masking
+    own = config.generation.block_length or generation.gen_length
+    if scored_positions(generation, masking.scored_length) >= own:
+        return masking
+    return replace(masking, scored_length=own)
+
+
 def check_cost(
     generation: GenerationConfig, masking: MaskingConfig | None, config: ServerConfig
 ) -> None:
@@ -164,11 +191,13 @@ def check_cost(
         raise InvalidSetting(
             f"This server takes {config.max_probes} probes at most.", param="defense.probes"
         )
-    values = generation.block * masking.top_k**2
+    scored = scored_positions(generation, masking.scored_length)
+    values = scored * masking.top_k**2
     if values > config.max_fisher_values:
         raise InvalidSetting(
-            f"top_k squared times the {generation.block} tokens of a block is {values:,}; this "
-            f"server takes {config.max_fisher_values:,} at most. Lower top_k or block_length.",
+            f"top_k squared times the {scored} tokens that are scored is {values:,}; this server "
+            f"takes {config.max_fisher_values:,} at most. Lower top_k or block_length, or ask for "
+            "fewer tokens.",
             param="defense.top_k",
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from purifier.defense.config import MaskingConfig
+from purifier.defense.first_step import scored_positions
 from purifier.denoise.config import FAST, GenerationConfig
 
 MEGABYTE = 1_000_000
@@ -81,7 +82,7 @@ class ServerConfig:
         drain: Seconds that running requests are given at shutdown.
         max_probes: Probes of the saliency that a request may ask for; bounds time.
         max_fisher_values: Entries of the Fisher matrices that a request may ask for, which are
-            `top_k` x `top_k` at every position of the first block; bounds memory. They are held
+            `top_k` x `top_k` at every scored position; bounds memory. They are held
             several times over, 8 bytes each.
         media: Limits of images.
         upload: Limits of uploaded data sets.
@@ -139,9 +140,10 @@ class ServerConfig:
             raise StartError("the limit of uploads must be at least 1 byte.")
         if self.masking.probes > self.max_probes:
             raise StartError(f"probes must be at most {self.max_probes}.")
-        if self.generation.block * self.masking.top_k**2 > self.max_fisher_values:
+        scored = scored_positions(self.generation, self.masking.scored_length)
+        if scored * self.masking.top_k**2 > self.max_fisher_values:
             raise StartError(
-                f"top_k squared times {self.generation.block} tokens must be at most "
+                f"top_k squared times {scored} tokens must be at most "
                 f"{self.max_fisher_values:,}: lower top_k."
             )
         if self.public_metrics and not is_loopback(self.host):

@@ -22,9 +22,8 @@ MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
 
 OPENS_IMAGES = {
-    "server/security/media.py": "what comes from outside",
+    "purifier/imaging/decode.py": "every image of a request or a data set",
     "clients/_overlay.py": "the user's own file, in the user's process",
-    "purifier/data/sample.py": "a data set's files",
     "purifier/lab/": "the lab's own pictures",
 }
 READS_TENSORS = {

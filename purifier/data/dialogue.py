@@ -63,7 +63,7 @@ def replace_turns(value: Any, answers: Sequence[str]) -> Any:
     return [_answered(turn, next(left)) if _is_answer(turn) else turn for turn in value]
 
 
-def asked_turns(value: Any, question: str, answer: str) -> list[Any]:
+def asked_turns(value: Any, question: str, answer: str, *, typed: bool = False) -> list[Any]:
     """A dialogue of one question about all images of another one, and its answer.
 
     Both turns are laid out as the first of their role; the images come before the question.
@@ -72,10 +72,13 @@ def asked_turns(value: Any, question: str, answer: str) -> list[Any]:
         value: The other dialogue, as `read_dialogue` takes it, with both roles.
         question: Text without image marks.
         answer: Text without image marks.
+        typed: Whether marks in the other dialogue's texts are text.
     """
     turns = [value] if isinstance(value, dict) else value
     users = [turn for turn in turns if ROLES[turn[_fields(turn)[0]]] == "user"]
     images = [piece for turn in users for piece in _image_pieces(turn)]
+    if typed:
+        images = [piece for piece in images if not isinstance(piece, str)]
     field = _fields(users[0])[1]
     asked: Any
     if isinstance(users[0][field], list) or not all(isinstance(piece, str) for piece in images):

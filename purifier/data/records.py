@@ -15,6 +15,7 @@ from purifier.data.dialogue import (
 )
 from purifier.data.image_fields import IMAGE_KEYS, listed_images
 from purifier.data.sample import IMAGE_MARK, Place, Sample, Turn
+from purifier.data.typed_marks import are_typed, with_typed_marks
 from purifier.errors import RowError
 
 
@@ -63,6 +64,7 @@ def read_record(record: Any, place: Place) -> Sample:
     else:
         key = key or "conversations"
         turns, inline = read_dialogue(record.get(key), key, place)
+        turns, inline = with_typed_marks(turns, inline, len(listed))
         images, own = _placed(inline, listed, place), (key,)
     _require_encodable(turns, place)
     own = ("id", *IMAGE_KEYS, *own)
@@ -79,11 +81,9 @@ def check_record(sample: Sample) -> None:
             missing or blank.
     """
     where = str(sample.source)
-    n_marks = sum(turn.text.count(IMAGE_MARK) for turn in sample.turns if turn.role == "user")
+    n_marks = sum(turn.n_images for turn in sample.turns if turn.role == "user")
     n_images = len(sample.images)
-    if n_marks != n_images or any(
-        IMAGE_MARK in turn.text for turn in sample.turns if turn.role != "user"
-    ):
+    if n_marks != n_images or any(turn.n_images for turn in sample.turns if turn.role != "user"):
         raise RowError(
             f"{where}: has {n_images} images but {n_marks} {IMAGE_MARK} marks in its questions; "
             "every image needs one mark there, and none elsewhere.",
@@ -131,7 +131,10 @@ def further_record(
     if key is None:
         new = ask_columns(record, question, answer)
     else:
-        new = {**record, key: asked_turns(record[key], question, answer)}
+        place = Place("memory", 0)
+        _, inline = read_dialogue(record[key], key, place)
+        typed = are_typed(inline, len(listed_images(record, place)))
+        new = {**record, key: asked_turns(record[key], question, answer, typed=typed)}
     return new if identity is None else {**new, "id": identity}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,17 +11,15 @@ from typing import Any
 
 from PIL import Image
 
-from purifier.errors import DataError, PurifierError, RowError
+from purifier.errors import DataError, ImageError, RowError
+from purifier.imaging.decode import DEFAULT_LIMITS, decode_image, read_image_file
 from purifier.mdlm.base import Message, Role
 
 IMAGE_MARK = "<image>"
 """Stands for one image inside a turn's text (LLaVA's mark)."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Image formats that are decoded, by Pillow's names."""
-
-MAX_PIXELS = 64_000_000
-"""Largest image that is decoded; below the size at which Pillow itself warns."""
+MAX_PIXELS = DEFAULT_LIMITS.pixels
+"""Largest image that is decoded."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,34 @@ class Place:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a dialogue; every `IMAGE_MARK` in its text stands for one image."""
+    """One turn of a dialogue; every `IMAGE_MARK` in its text stands for one image.
+
+    Attributes:
+        role: Who speaks.
+        text: What is said.
+        typed: Marks that are text instead, by their number in this text, counted from 0.
+    """
 
     role: Role
     text: str
+    typed: tuple[int, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The text before, between and behind its images."""
+        first, *rest = self.text.split(IMAGE_MARK)
+        pieces = [first]
+        for number, piece in enumerate(rest):
+            if number in self.typed:
+                pieces[-1] += IMAGE_MARK + piece
+            else:
+                pieces.append(piece)
+        return tuple(pieces)
+
+    @property
+    def n_images(self) -> int:
+        """Images that its marks stand for."""
+        return len(self.pieces) - 1
 
 
 @dataclass(frozen=True)
@@ -66,8 +87,8 @@ class Sample:
     @property
     def question(self) -> str:
         """Text of the first user turn without image marks; empty if there is none."""
-        text = next((turn.text for turn in self.turns if turn.role == "user"), "")
-        return text.replace(IMAGE_MARK, "").strip()
+        pieces = next((turn.pieces for turn in self.turns if turn.role == "user"), ())
+        return "".join(pieces).strip()
 
     @property
     def answer(self) -> str:
@@ -128,7 +149,7 @@ def dialogue_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[M
     """
     messages: list[Message] = []
     left = list(images)
-    n_marks = sum(turn.text.count(IMAGE_MARK) for turn in sample.turns)
+    n_marks = sum(turn.n_images for turn in sample.turns)
     unmarked = left[: max(0, len(left) - n_marks)]
     del left[: len(unmarked)]
     for turn in sample.turns:
@@ -136,7 +157,7 @@ def dialogue_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[M
         if turn.role == "user" and unmarked:
             content.extend(unmarked)
             unmarked = []
-        for index, piece in enumerate(turn.text.split(IMAGE_MARK)):
+        for index, piece in enumerate(turn.pieces):
             if index:
                 content.append(left.pop(0))
             if piece.strip():
@@ -146,9 +167,7 @@ def dialogue_messages(sample: Sample, images: tuple[Image.Image, ...]) -> list[M
 
 
 def open_image(folder: Path, image: str | bytes, place: Place | None = None) -> Image.Image:
-    """Opens one image of a data set as RGB.
-
-    The format and the size are judged from the header, before a pixel is decoded.
+    """Opens one image of a data set as RGB; see `purifier.imaging.decode`.
 
     Args:
         folder: The data set's image folder.
@@ -157,12 +176,11 @@ def open_image(folder: Path, image: str | bytes, place: Place | None = None) -> 
 
     Raises:
         RowError: `missing_image` if the file lies outside the folder (also behind a symbolic
-            link) or is no file; `undecodable_image` if it is damaged, of another format than
-            `FORMATS` or larger than `MAX_PIXELS`.
+            link) or is no file; `undecodable_image` if the decoder refuses it.
     """
     where = f"{place}: " if place else ""
     if isinstance(image, bytes):
-        return _decode(io.BytesIO(image), f"{where}the embedded image")
+        return _decode(image, f"{where}the embedded image")
     path = _inside(folder, image, where)
     return _decode(path, f"{where}image {image!r}")
 
@@ -197,21 +215,13 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     return path
 
 
-def _decode(file: Path | io.BytesIO, what: str) -> Image.Image:
+def _decode(file: Path | bytes, what: str) -> Image.Image:
+    limits = replace(DEFAULT_LIMITS, pixels=MAX_PIXELS)
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _undecodable(f"{what} has more than {MAX_PIXELS:,} pixels; make it smaller.")
-            return image.convert("RGB")
-    except PurifierError:
-        raise
-    except Exception:
-        # Pillow's decoders raise many kinds of exceptions on damaged files.
-        raise _undecodable(
-            f"{what} cannot be read; it is damaged, too large or of another format than "
-            f"{', '.join(FORMATS)}."
+        if isinstance(file, bytes):
+            return decode_image(file, limits)
+        return read_image_file(file, limits)
+    except ImageError as error:
+        raise RowError(
+            f"{what}: {error.message}", reason="undecodable_image", param="image"
         ) from None
-
-
-def _undecodable(message: str) -> RowError:
-    return RowError(message, reason="undecodable_image", param="image")

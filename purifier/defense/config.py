@@ -22,6 +22,10 @@ RankerName = Literal[
     "random",
 ]
 
+SCORED_LENGTH = 32
+"""Positions of the response that are scored at least, where nobody chose a number: the whole
+response of the default length."""
+
 N_WINDOWS = 25
 """Windows that the plane of an image is divided into, at most (`purifier.defense.windows`)."""
 
@@ -72,6 +76,9 @@ class MaskingConfig:
         gate: Nats of knockout below which `two-stage` tries no mask; 0 tries it anyway.
         float64: Whether `official`, `fisher` and `exact` take probabilities, probes and products
             in float64, as the published code does, or in float32.
+        scored_length: Positions of the response that are scored at least. Where the first block
+            is longer, all of it is; a shorter response is scored whole. 1 scores the first block
+            alone, as the published code does.
         seed: Seed of the probes and of the random ranker.
     """
 
@@ -87,6 +94,7 @@ class MaskingConfig:
     verify: int = 1
     gate: float = 0.0
     float64: bool = True
+    scored_length: int = SCORED_LENGTH
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -95,7 +103,7 @@ class MaskingConfig:
             object.__setattr__(self, "ranker", ranker)
         if self.threshold is None:
             object.__setattr__(self, "threshold", default_threshold(self.level, self.ranker))
-        for name in ("probes", "top_k", "pooling", "shortlist", "verify", "seed"):
+        for name in ("probes", "top_k", "pooling", "shortlist", "verify", "scored_length", "seed"):
             require_whole(getattr(self, name), name)
         require_seed(self.seed)
         if not isinstance(self.float64, bool):
@@ -125,6 +133,8 @@ class MaskingConfig:
         for name in ("shortlist", "verify"):
             if not 1 <= getattr(self, name) <= N_WINDOWS:
                 raise InvalidSetting(f"{name} must be between 1 and {N_WINDOWS}.", param=name)
+        if not 1 <= self.scored_length <= 4096:
+            raise InvalidSetting("scored_length must be between 1 and 4096.", param="scored_length")
         if not 0.0 <= self.gate <= 1000.0:
             raise InvalidSetting("gate must be between 0 and 1000.", param="gate")
 

@@ -138,7 +138,8 @@ def defend_together(
         check()
         scores: list[Tensor] = []
         if site.shapes:
-            scores = unit_scores(site, encoding, Response.of(mdlm, generation), masking, check)
+            response = Response.of(mdlm, generation, masking.scored_length)
+            scores = unit_scores(site, encoding, response, masking, check)
     chosen = [choose(s, masking.ratio, masking.threshold) for s in scores]
     times.append(clock())
     check()
@@ -156,7 +157,7 @@ def defend_together(
             masked=joined(site, chosen, owner).to(torch.bool),
             planes=tuple(p for p, who in zip(planes, site.owners, strict=True) if who == owner),
             timings=dict(timings),
-            first=step.result if step is not None and takes_over else None,
+            first=step.result.of_block(generation) if step is not None and takes_over else None,
         )
         for owner, step in enumerate(steps)
     ]

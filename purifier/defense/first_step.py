@@ -1,8 +1,9 @@
 """The first denoising step: the prompt in front of a response of masks.
 
 DiSP asks how much the model's first predictions depend on each piece of the image. The
-response is masked throughout and nothing is suppressed; only the positions of the first
-block are scored.
+response is masked throughout and nothing is suppressed. Scored are the positions of the first
+block, and of later blocks as many as `MaskingConfig.scored_length` asks for: how an answer is cut
+into blocks must not decide how much of it is looked at.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Response:
     """The part of a sequence behind the prompt, as it is before the first step.
 
     Attributes:
-        scored: Positions whose predictions are scored, G: those of the first block.
+        scored: Positions whose predictions are scored, G, from the start of the response.
         length: Masked positions.
         suffix: Ids of the fixed text behind them.
     """
@@ -34,10 +35,22 @@ class Response:
     suffix: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, mdlm: Mdlm, generation: GenerationConfig) -> Response:
-        """The response that `generation` will denoise."""
+    def of(cls, mdlm: Mdlm, generation: GenerationConfig, scored_length: int = 1) -> Response:
+        """The response that `generation` will denoise.
+
+        Args:
+            mdlm: The model.
+            generation: Denoising settings.
+            scored_length: `MaskingConfig.scored_length`.
+        """
         suffix = mdlm.encode_text(generation.suffix) if generation.suffix else []
-        return cls(generation.block, generation.gen_length, tuple(suffix))
+        scored = scored_positions(generation, scored_length)
+        return cls(scored, generation.gen_length, tuple(suffix))
+
+
+def scored_positions(generation: GenerationConfig, scored_length: int) -> int:
+    """How many positions of a response are scored."""
+    return max(generation.block, min(scored_length, generation.gen_length))
 
 
 @dataclass(frozen=True)

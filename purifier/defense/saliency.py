@@ -29,7 +29,8 @@ def visual_saliency(
     """How much the first denoising step depends on each visual token of a prompt.
 
     A prompt holds visual tokens only, so this is the saliency of level `token` whatever
-    `config.level` says; `defend` takes both levels.
+    `config.level` says; `defend` takes both levels. The first block is scored, as in the published
+    code, whatever `config.scored_length` says.
 
     Args:
         mdlm: The model; its parameters get no gradients.

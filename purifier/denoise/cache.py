@@ -33,11 +33,16 @@ class FirstPass:
 
     Attributes:
         stored: Keys and values of the whole sequence, the response masked.
-        logits: float32 [G, V], predictions at the first block's positions, nothing suppressed.
+        logits: float32 [G, V], predictions from the start of the response on, nothing suppressed;
+            those of the first block alone where denoising goes on from it.
     """
 
     stored: KeyValues
     logits: Tensor
+
+    def of_block(self, config: GenerationConfig) -> FirstPass:
+        """The same without predictions behind the first block: a step fills one block alone."""
+        return FirstPass(self.stored, self.logits[: config.block])
 
 
 def takes_first_pass(config: GenerationConfig) -> bool:

@@ -160,7 +160,7 @@ class Runner:
     def _scored(
         self, inputs: Sequence[Inputs], masking: MaskingConfig
     ) -> tuple[Site, list[Tensor]]:
-        response = Response.of(self.mdlm, self.test_set.generation)
+        response = Response.of(self.mdlm, self.test_set.generation, masking.scored_length)
         site = make_site(self.mdlm, inputs, masking)
         return site, site_scores(site, response, masking)
 

@@ -1,8 +1,9 @@
 """Answers and labels of several blocks, block by block.
 
-Masking is chosen at the first step of an answer, by what its first block depends on. A payload
-that begins in a later block is not looked for there. So the saliency can be taken again at the
-start of each block, on the prompt and what was committed in the blocks before it.
+Masking is chosen at the first step of an answer, by what its first block depends on, and at least
+`MaskingConfig.scored_length` positions. A payload that begins later is not looked for there. So the
+saliency can be taken again at the start of each block, on the prompt and what was committed in the
+blocks before it.
 """
 
 from __future__ import annotations

@@ -200,6 +200,7 @@ PRESETS: Mapping[str, PurifyConfig] = MappingProxyType(
                 top_k=5,
                 temperature=1.0,
                 threshold=0.0,
+                scored_length=1,
             ),
             generation=GenerationConfig(
                 gen_length=32,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from purifier.data.sample import IMAGE_MARK, Sample
+from purifier.data.sample import Sample, Turn
 from purifier.mdlm.base import Message
 
 
@@ -32,7 +32,7 @@ def answer_prompt(
     messages: list[Message] = []
     given = iter(answers)
     pictures = iter(images)
-    n_marks = sum(turn.text.count(IMAGE_MARK) for turn in sample.turns)
+    n_marks = sum(turn.n_images for turn in sample.turns)
     unmarked = [next(pictures) for _ in range(max(0, len(images) - n_marks))]
     n_before = 0
     for turn in sample.turns:
@@ -45,7 +45,7 @@ def answer_prompt(
         content: list[str | Image.Image] = []
         if turn.role == "user" and unmarked:
             content, unmarked = [*unmarked], []
-        messages.append(Message(turn.role, (*content, *_content(turn.text, pictures))))
+        messages.append(Message(turn.role, (*content, *_content(turn, pictures))))
     return messages
 
 
@@ -54,8 +54,8 @@ def image_prompt(images: Sequence[Image.Image], prompt: str) -> list[Message]:
     return [Message("user", (*images, prompt))]
 
 
-def _content(text: str, pictures: Iterator[Image.Image]) -> Iterator[str | Image.Image]:
-    for number, piece in enumerate(text.split(IMAGE_MARK)):
+def _content(turn: Turn, pictures: Iterator[Image.Image]) -> Iterator[str | Image.Image]:
+    for number, piece in enumerate(turn.pieces):
         if number:
             yield next(pictures)
         if piece.strip():

@@ -62,7 +62,7 @@ class ImageTooLarge(InvalidRequest):
 
 
 class UnsupportedImage(InvalidRequest):
-    """An image is neither PNG, JPEG nor WebP, or not a data URL."""
+    """An image is no data URL, or of a format, an animation or of colours that are not read."""
 
     status = 415
     code = "unsupported_image"

@@ -88,6 +88,7 @@ async def create(
     answering.check_scope(body, principal, config)
     generation = answering.generation_of(body, config.generation)
     masking = answering.masking_of(body, config.masking)
+    masking = answering.scored_in_full(masking, generation, principal, config)
     answering.check_cost(generation, masking, config)
     answering.check_turns(body, config)
 

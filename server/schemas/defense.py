@@ -49,6 +49,7 @@ class DefenseRequest(BaseModel):
     verify: int | None = None
     gate: float | None = None
     float64: bool | None = None
+    scored_length: int | None = None
     seed: Seed | None = None
     return_saliency: bool = False
 
@@ -89,6 +90,7 @@ class DefenseReport(BaseModel):
     verify: int | None = None
     gate: float | None = None
     float64: bool | None = None
+    scored_length: int | None = None
     seed: int | None = None
     masked: int = 0
     total: int = 0

@@ -41,6 +41,7 @@ class JobMasking(TypedDict, total=False):
     verify: int
     gate: float
     float64: bool
+    scored_length: int
 
 
 @with_config(_CLOSED)

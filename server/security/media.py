@@ -1,30 +1,30 @@
-"""The media guard: the one place that opens images from outside.
+"""The media guard: images of requests, from data URL to pixels.
 
 An image comes as a data URL. Its length is checked before it is decoded from base64, its
-format, pixels and sides from the header before a pixel is decoded, and whatever the decoder
-says about a damaged file is replaced by a fixed message.
+format, pixels and sides from the header before a pixel is decoded. The decoder is the one that
+data sets are read with, `purifier.imaging.decode`.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from purifier.base64_text import canonical_base64
-from purifier.errors import InvalidBase64
+from purifier.errors import ImageError, InvalidBase64
+from purifier.imaging.decode import ImageLimits, decode_image
 from server.config import MediaLimits
 from server.errors import (
     ImageDimensions,
     ImageTooLarge,
     ImageUndecodable,
+    ServerError,
     TooManyImages,
     UnsupportedImage,
 )
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 _MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/jpg", "image/webp"})
 _LONGEST_HEADER = 100
 
@@ -42,7 +42,7 @@ def open_images(urls: Sequence[tuple[str, str]], limits: MediaLimits) -> list[Im
         limits: What is allowed.
 
     Returns:
-        RGB images, turned upright as their EXIF data say, free of metadata.
+        RGB images, as `decode_image` makes them.
 
     Raises:
         TooManyImages, UnsupportedImage, ImageTooLarge, ImageDimensions, ImageUndecodable:
@@ -94,29 +94,27 @@ def _decode(url: str, limits: MediaLimits, param: str) -> bytes:
 
 def _open(data: bytes, limits: MediaLimits, budget: int, param: str) -> Image.Image:
     """Decodes one image whose header keeps the limits."""
+
+    def check_size(width: int, height: int) -> None:
+        _check_size((width, height), limits, budget, param)
+
+    allowed = ImageLimits(limits.image_bytes, limits.image_pixels, limits.max_side)
     try:
-        file = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels(limits, param) from None
-    except UnidentifiedImageError:
-        raise UnsupportedImage(
-            "The image is damaged, or neither PNG, JPEG nor WebP.", param=param
-        ) from None
-    except Exception:
-        # Pillow's decoders raise many kinds of exceptions on damaged files.
-        raise ImageUndecodable(param=param) from None
-    with file:
-        _check_size(file.size, limits, budget, param)
-        try:
-            return _upright_rgb(file)
-        except Exception:
-            raise ImageUndecodable(param=param) from None
+        return decode_image(data, allowed, check_size)
+    except ImageError as error:
+        raise _refusal(error, param) from None
+
+
+def _refusal(error: ImageError, param: str) -> ServerError:
+    if error.reason in ("bytes", "pixels"):
+        return ImageTooLarge(error.message, param=param)
+    if error.reason == "damaged":
+        return ImageUndecodable(error.message, param=param)
+    return UnsupportedImage(error.message, param=param)
 
 
 def _check_size(size: tuple[int, int], limits: MediaLimits, budget: int, param: str) -> None:
     short, long = sorted(size)
-    if short * long > limits.image_pixels or long > limits.max_side:
-        raise _too_many_pixels(limits, param)
     if short * long > budget:
         raise ImageTooLarge(
             f"The images of a request may have {limits.request_pixels:,} pixels together.",
@@ -134,21 +132,3 @@ def _check_size(size: tuple[int, int], limits: MediaLimits, budget: int, param: 
             f"{limits.max_aspect:g} times the other. Crop it.",
             param=param,
         )
-
-
-def _too_many_pixels(limits: MediaLimits, param: str) -> ImageTooLarge:
-    return ImageTooLarge(
-        f"An image may have at most {limits.image_pixels:,} pixels and sides of at most "
-        f"{limits.max_side:,}. Send a smaller one.",
-        param=param,
-    )
-
-
-def _upright_rgb(file: Image.Image) -> Image.Image:
-    file.load()
-    upright = ImageOps.exif_transpose(file)
-    if upright.mode.startswith("I;16") or upright.mode == "I":
-        upright = upright.point(lambda value: value * (1 / 256)).convert("L")
-    rgb = upright.convert("RGB")
-    rgb.info = {}
-    return rgb

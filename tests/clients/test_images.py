@@ -32,6 +32,28 @@ def test_pictures_travel_as_png(mode: str) -> None:
         assert back.tobytes() == image.convert("RGB").tobytes()
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_travel_white(mode: str) -> None:
+    clear = Image.new("RGBA", (9, 5), (0, 0, 0, 0))
+    content = decoded(data_url(clear.quantize(4) if mode == "P" else clear.convert(mode)))
+    with Image.open(io.BytesIO(content)) as back:
+        assert back.convert("RGB").getextrema() == ((255, 255),) * 3
+
+
+def test_grey_of_16_bits_travels_whole() -> None:
+    wide = Image.new("I;16", (9, 5), 40_000)
+    with Image.open(io.BytesIO(decoded(data_url(wide)))) as back:
+        assert back.mode == "I;16"
+        assert back.getpixel((0, 0)) == 40_000
+
+
+def test_a_profile_of_inks_does_not_travel_with_colours() -> None:
+    inks = Image.new("CMYK", (9, 5))
+    inks.info["icc_profile"] = b"of inks"
+    with Image.open(io.BytesIO(decoded(data_url(inks)))) as back:
+        assert "icc_profile" not in back.info
+
+
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "TIFF"])
 def test_other_formats_are_refused(kind: str) -> None:
     with pytest.raises(InvalidInput, match="PNG, JPEG or WebP"):

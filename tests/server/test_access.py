@@ -140,6 +140,7 @@ def test_settings_that_may_differ_without_a_scope_are_few() -> None:
         check_scope(asking(ratio=math.nan), nobody, config)
     other = {"level": "token", "ranker": "fisher", "probes": 7, "top_k": 6, "temperature": 2.0}
     other |= {"pooling": 9, "float64": False, "shortlist": 9, "verify": 2, "gate": 2.0}
+    other |= {"scored_length": 1}
     assert set(other) | set(free) == set(settings)
     for name, value in other.items():
         with pytest.raises(ScopeMissing) as caught:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from purifier.errors import InvalidPrompt
+from purifier.imaging.decode import as_rgb
 from purifier.mdlm.base import Box, ImageInput, TokenGrid
 from purifier.mdlm.llada_v.config import LladaVConfig
 
@@ -75,7 +76,7 @@ def process_image(image: Image.Image, config: LladaVConfig, *, n_images: int = 1
     Several images are each padded to one square view, whatever the aspect mode, as the
     published evaluation code does.
     """
-    image = image.convert("RGB")
+    image = as_rgb(image)
     tile = config.vision.image_size
     aspect = config.aspect_ratio if n_images == 1 else "pad"
     if aspect.startswith("anyres"):

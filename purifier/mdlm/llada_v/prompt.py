@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from purifier.errors import CheckpointError, InvalidPrompt
 from purifier.mdlm.base import IMAGE_PLACEHOLDER, Message, SpecialTokens
@@ -71,6 +71,14 @@ class ChatTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception on a bad file
             raise CheckpointError("tokenizer.json cannot be read.") from error
+        # A tokenizer.json may list a mark as an ordinary added token, which is found in any text.
+        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        self._tokenizer.add_special_tokens(
+            [
+                AddedToken(mark, normalized=False, special=True)
+                for mark in {*_MARKS.values()} & known
+            ]
+        )
         self._tokenizer.encode_special_tokens = True
         self.drop_first_token_after_image = drop_first_token_after_image
         ids = {name: self._tokenizer.token_to_id(mark) for name, mark in _MARKS.items()}
