@@ -137,7 +137,7 @@ def turns(question: str, answer: str | None) -> list[dict[str, Any]]:
 
 
 BAD = [
-    ({"image": "0.jpg", "conversations": turns("What?", "A")}, "image_count", "1 images but 0"),
+    ({"images": ["0", "1"], "conversations": turns("?", "A")}, "image_count", "2 images but 0"),
     ({"conversations": turns("<image>", "A")}, "image_count", "1 <image> marks"),
     ({"conversations": turns("Q", "see <image>")}, "image_count", "marks"),
     ({"conversations": turns("Q", " \n")}, "empty_answer", "missing or empty"),
