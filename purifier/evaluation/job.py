@@ -56,6 +56,7 @@ class EvaluationSpec:
         config: What is measured.
         device: Where the models run.
         dtype: Their dtype.
+        mark_images: Whether rows with one image and no `<image>` mark get one.
     """
 
     before: Path
@@ -72,6 +73,7 @@ class EvaluationSpec:
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "cpu"
     dtype: str = "float32"
+    mark_images: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def evaluate_job(spec: EvaluationSpec, check: Check | None = None) -> dict[str, 
         CheckpointError: If a checkpoint is refused.
     """
     config = spec.config
-    dataset = open_dataset(spec.data, images=spec.images)
+    dataset = open_dataset(spec.data, images=spec.images, mark_images=spec.mark_images)
     drawn = draw_rows(_askable(dataset, images=True), config.rows, config.seed)
     rows = _usable(drawn, dataset.images)
     if not rows:
@@ -126,7 +128,7 @@ def evaluate_job(spec: EvaluationSpec, check: Check | None = None) -> dict[str, 
 def _test_rows(spec: EvaluationSpec) -> tuple[list[Sample], Path]:
     if spec.test is None:
         return [], Path()
-    dataset = open_dataset(spec.test, images=spec.test_images)
+    dataset = open_dataset(spec.test, images=spec.test_images, mark_images=spec.mark_images)
     drawn = draw_rows(_askable(dataset, images=False), spec.config.test_rows, spec.config.seed)
     rows = _usable(drawn, dataset.images)
     if not rows:

@@ -90,7 +90,7 @@ def plan(job: Job, store: BlobStore, check: Check) -> dict[str, Any]:
     """
     if store.exists(job.plan):
         return dict(store.read_json(job.plan))
-    dataset = open_dataset(job.sources.data, images=job.sources.images)
+    dataset = job.dataset()
     _require_keys(dataset)
     audit = RowAudit(BadRowLimit(share=job.spec.bad_rows))
     bad: list[tuple[int, str]] = []
@@ -234,7 +234,7 @@ def merge(job: Job, store: BlobStore, scratch: Path, check: Check) -> dict[str, 
     if store.has_folder(job.merged):
         return dict(store.folder_manifest(job.merged)["facts"])
     made = store.read_json(job.plan)
-    dataset = open_dataset(job.sources.data, images=job.sources.images)
+    dataset = job.dataset()
     _require_unchanged(dataset, dataset.fingerprint(), made)
     manifests = [store.read_json(job.shard(n)) for n in range(len(made["shards"]))]
     facts: dict[str, Any] = {

@@ -94,6 +94,8 @@ class Stages:
             steps=planned_steps(job, made),
             answers=planned_answers(job, made),
         )
+        for remark in made["audit"].get("remarks", []):
+            self.attempts.event(attempt, remark, {})
         for row in made["audit"]["examples"][:10]:
             self.attempts.event(attempt, row["message"], row)
         self.attempts.relabelling(attempt, {n: shard["rows"] for n, shard in finished.items()})
