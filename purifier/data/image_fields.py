@@ -22,8 +22,8 @@ def listed_images(record: Mapping[str, Any], place: Place) -> tuple[str | bytes,
     """The images that a record lists.
 
     A list or one of: a file name, a data URL, base64 text, bytes, or Hugging Face's struct
-    `{"bytes": ..., "path": ...}` (its path counts where it has no bytes). A list may be written
-    as JSON text.
+    `{"bytes": ..., "path": ...}` (its path counts where it has no bytes). A list or a struct may
+    be written as JSON text.
 
     Raises:
         RowError: `malformed` if a value is none of these, as a null in a list is;
@@ -33,9 +33,9 @@ def listed_images(record: Mapping[str, Any], place: Place) -> tuple[str | bytes,
     if field is None:
         return ()
     value = record[field]
-    listed = unpacked(value) if isinstance(value, str) and value[:1] == "[" else value
+    listed = unpacked(value)
     if not isinstance(listed, list):
-        return (one_image(value, field, place),)
+        return (one_image(listed, field, place),)
     return tuple(
         one_image(item, field, place, f"{field}[{number}]") for number, item in enumerate(listed)
     )

@@ -183,8 +183,8 @@ def _placed(
     n_marks = sum(image is None for image in inline)
     if n_marks > len(listed):
         raise RowError(
-            f"{place}: conversations have {n_marks} {IMAGE_MARK} marks but `image` names "
-            f"{len(listed)} files.",
+            f"{place}: its text has {n_marks} {IMAGE_MARK} marks, but {len(listed)} images are "
+            "named for them; name one for every mark.",
             reason="image_count",
             param="image",
         )

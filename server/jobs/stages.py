@@ -124,6 +124,9 @@ class Stages:
         written = self.store.folder_manifest(job.merged)["files"]
         self.results.register(job.id, job.key_id, written)
         self.attempts.event(attempt, "The purified data set is written.", facts)
+        unpurified = relabelling.problems(job, self.store)
+        if unpurified is not None:
+            self.attempts.event(attempt, unpurified, {"problems": facts["problems"]})
         return {}
 
     def tune(self, attempt: Attempt, job: Job, check: Check) -> Mapping[str, Any]:

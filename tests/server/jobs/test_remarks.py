@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from purifier.errors import DataError
+from purifier.mdlm.registry import load_mdlm
+from purifier.purification.purifier import Purifier
 from server.jobs.activation import Activation
 from server.jobs.job import Job
+from server.jobs.relabelling import Rows, merge, problems, relabel
 from server.jobs.stages import Equipment, Stages
 from server.store.attempts import Attempt, Attempts
 from server.store.checkpoints import CheckpointStore
@@ -59,6 +62,34 @@ def test_added_marks_are_told_once_with_their_number(
     plan = site.store.read_json(job.plan)
     assert plan["bad"] == []
     assert plan["audit"]["remarks"] == told
+
+
+def test_rows_that_are_too_long_are_counted_and_named(
+    site: Site, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    labels = write_rows(tmp_path / "rows", 4)
+    rows = json.loads(labels.read_text())
+    rows[1]["conversations"][0]["value"] = "<image>\n" + "word " * 3000
+    labels.write_text(json.dumps(rows))
+    job, _ = planned(site, tiny_checkpoint, labels, shard_rows=2, bad_rows=0.1)
+    dataset = job.dataset()
+    purifier = Purifier(load_mdlm(tiny_checkpoint), job.settings.purify, dataset.images)
+    for number in range(2):
+        relabel(
+            job,
+            site.store,
+            number,
+            lambda: Rows(dataset),
+            lambda: purifier,
+            lambda: None,
+            lambda rows: None,
+        )
+    assert problems(job, site.store) == (
+        "Rows that could not be purified: 1. They are left out. "
+        "The first: record 1 (prompt_too_long)."
+    )
+    with pytest.raises(DataError, match=r"1 of 4 rows .* The first: record 1 \(prompt_too_long\)"):
+        merge(job, site.store, tmp_path / "scratch", lambda: None)
 
 
 def test_a_job_may_refuse_rows_without_a_mark(
