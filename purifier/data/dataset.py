@@ -35,6 +35,7 @@ METADATA_FILE = "metadata.jsonl"
 
 _NOT_LABELS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _PROBED_ROWS = 64
+_TABLE = ".parquet"
 
 
 @dataclass(frozen=True)
@@ -175,11 +176,12 @@ def _label_file(path: Path) -> LabelFile:
         return _folder(path)
     if not path.is_file():
         raise DataError(f"{path.name} does not exist or is no file.")
-    if path.suffix == ".jsonl":
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
         return JsonLines(path)
-    if path.suffix == ".json":
+    if suffix == ".json":
         return JsonArray(path)
-    if path.suffix == ".parquet":
+    if suffix == _TABLE:
         return Parquet([path], path)
     raise DataError(f"{path.name} must end with .json, .jsonl or .parquet.")
 
@@ -200,19 +202,24 @@ def _folder(folder: Path) -> LabelFile:
         found = [
             file
             for file in sorted(folder.iterdir())
-            if file.suffix in (".json", ".jsonl") and file.name not in _NOT_LABELS
+            if file.suffix.lower() in (".json", ".jsonl") and file.name not in _NOT_LABELS
         ]
     if len(found) == 1:
         return _label_file(found[0])
     if found:
         names = ", ".join(file.relative_to(folder).as_posix() for file in found[:4])
         raise DataError(f"{folder.name} holds several label files ({names}); name one of them.")
-    tables = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
+    tables = _tables(folder, "*") or _tables(folder, "*/*")
     tables = [file for file in tables if file.name != SIDE_FILE]
     tables = [file for file in tables if file.name.startswith("train")] or tables
     if not tables:
         raise DataError(f"{folder.name} holds no {METADATA_FILE}, .json, .jsonl or .parquet file.")
     return Parquet(tables, folder)
+
+
+def _tables(folder: Path, pattern: str) -> list[Path]:
+    """The parquet files of a folder in the order of their names."""
+    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() == _TABLE)
 
 
 def _image_folder(folder: Path, records: list[Any]) -> Path:

@@ -19,7 +19,7 @@ from purifier.data.image_fields import IMAGE_KEYS, has_null_image, listed_images
 from purifier.data.json_text import unpacked
 from purifier.data.remarks import MARK_ADDED, NULL_IMAGE
 from purifier.data.sample import IMAGE_MARK, Place, Sample, Turn
-from purifier.data.unread import refuse_answers, refuse_media
+from purifier.data.unread import refuse_answers, refuse_media, refuse_media_marks
 from purifier.errors import RowError
 
 
@@ -63,6 +63,7 @@ def read_record(record: Any, place: Place) -> Sample:
     refuse_media(record, place)
     listed = listed_images(record, place)
     turns, images, own = _contents(record, listed, place)
+    refuse_media_marks(record, turns, place)
     _require_encodable(identity, images, turns, place)
     own = ("id", *IMAGE_KEYS, *own)
     extra = {name: value for name, value in record.items() if name not in own}

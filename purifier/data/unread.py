@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from purifier.data.sample import Place
+from purifier.data.sample import Place, Turn
 from purifier.errors import RowError
 
 MEDIA_KEYS = ("video", "videos", "video_path", "audio", "audios", "audio_path")
 """Keys of media that no model here takes."""
 
+_MARK = re.compile(r"<(?:video|audio)>")
+_MARK_AT_THE_START = re.compile(r"\s*<(?:video|audio)>\s*\n")
 _CHOSEN_ANSWER = "multiple_choice_answer"
 _ANSWERS = "answers"
 
@@ -29,6 +32,26 @@ def refuse_media(record: Mapping[str, Any], place: Place) -> None:
             reason="malformed",
             param=key,
         )
+
+
+def refuse_media_marks(record: Mapping[str, Any], turns: Sequence[Turn], place: Place) -> None:
+    """Refuses a record whose questions have a mark for a video or a sound that is not there.
+
+    In a record without a key for such media the words may be text, as in a question about HTML;
+    a mark on a line of its own at the start of a question is none.
+
+    Raises:
+        RowError: `malformed`, naming the mark.
+    """
+    pattern = _MARK if any(key in record for key in MEDIA_KEYS) else _MARK_AT_THE_START
+    for turn in turns:
+        found = pattern.search(turn.text) if pattern is _MARK else pattern.match(turn.text)
+        if found is not None and turn.role == "user":
+            raise RowError(
+                f"{place}: a question has the mark {found[0].strip()}, and nothing but images is "
+                "read; leave the row out, or put frames into images and <image> into the text.",
+                reason="malformed",
+            )
 
 
 def is_vqav2(record: Any) -> bool:

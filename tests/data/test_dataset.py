@@ -253,6 +253,15 @@ def test_the_image_folder_is_the_one_that_holds_the_images(tmp_path: Path) -> No
     assert caught.value.param == "images"
 
 
+@pytest.mark.parametrize("form", ["llava-json", "llava-jsonl", "columns-parquet"])
+def test_endings_may_be_capitals(form: str, tmp_path: Path) -> None:
+    written = WRITERS[form](tmp_path)
+    shouted = written.rename(written.with_suffix(written.suffix.upper()))
+    for path in (shouted, tmp_path):
+        assert open_dataset(path).format == form
+        assert len(samples(open_dataset(path))) == N_ROWS
+
+
 def test_fingerprints(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "set.jsonl", [llava(0)])
     before = open_dataset(path).fingerprint()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,30 @@ def test_other_media_are_a_bad_row(key: str, image: str | None, tmp_path: Path) 
     found = bad(open_dataset(jsonl(tmp_path / "set.jsonl", [record])))
     assert found.reason == "malformed"
     assert found.message.startswith(f"set.jsonl, record 0: {key} is not read")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"video": None, "conversations": [{"from": "human", "value": "What? <video>"}, TURNS[1]]},
+        {"conversations": [{"from": "human", "value": "<video>\nWhat?"}, TURNS[1]]},
+        {"question": "<audio>\nWho speaks?", "answer": "A man."},
+        {"audios": [], "texts": [{"user": "<audio>Who?", "assistant": "A man."}]},
+    ],
+)
+def test_a_mark_without_its_media_is_a_bad_row(record: dict[str, Any], tmp_path: Path) -> None:
+    found = bad(open_dataset(jsonl(tmp_path / "set.jsonl", [record])))
+    assert found.reason == "malformed"
+    assert re.match(r"set.jsonl, record 0: a question has the mark <(video|audio)>", found.message)
+
+
+def test_a_question_may_speak_of_the_tag(tmp_path: Path) -> None:
+    rows = [
+        {"question": "What does <video> do in HTML?", "answer": "It shows a video."},
+        {"question": "<video> or <img>?", "answer": "Write <video>\nor <img>."},
+    ]
+    found = judged(open_dataset(jsonl(tmp_path / "set.jsonl", rows)))
+    assert [type(each) for each in found] == [Sample, Sample]
 
 
 def test_a_place_for_other_media_may_be_empty(tmp_path: Path) -> None:
