@@ -213,7 +213,7 @@ def test_a_question_may_speak_of_the_tag(tmp_path: Path) -> None:
 
 def test_a_place_for_other_media_may_be_empty(tmp_path: Path) -> None:
     pictures(tmp_path)
-    empty = {"video": None, "videos": [], "audio": ""}
+    empty: dict[str, Any] = {"video": None, "videos": [], "audio": ""}
     assert isinstance(
         only(open_dataset(jsonl(tmp_path / "set.jsonl", [row("0.jpg", **empty)]))), Sample
     )
