@@ -110,7 +110,7 @@ class RowAudit:
             "rows": self.rows,
             "bad": self.bad,
             "reasons": {name: self.reasons[name] for name in REASONS if self.reasons[name]},
-            "remarks": self.told(),
+            "remarks": self.remark_lines(),
             "examples": [
                 {
                     "file": bad.place.file,
@@ -122,7 +122,7 @@ class RowAudit:
             ],
         }
 
-    def told(self) -> list[str]:
+    def remark_lines(self) -> list[str]:
         """What the reader had to assume, one sentence a kind, with the number of rows."""
         return sentences(self.remarks)
 

@@ -120,7 +120,7 @@ def _audit(
         if found is not None:
             bad[found.place.record] = found.reason
     audit.finish()
-    return bad, Tally(rows=audit.rows, bad=len(bad), remarks=tuple(audit.told()))
+    return bad, Tally(rows=audit.rows, bad=len(bad), remarks=tuple(audit.remark_lines()))
 
 
 def _chunks(dataset: DataSet, limit: int | None, size: int) -> Iterator[list[Sample | BadRow]]:

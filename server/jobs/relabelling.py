@@ -32,7 +32,7 @@ Check = Callable[[], None]
 
 _CHECK_ROWS = 64
 _SLICE_BATCHES = 4
-_TOLD = 10
+_SHOWN = 10
 """How many rows that could not be purified are named."""
 
 
@@ -201,7 +201,7 @@ def relabel(
         "dropped": sum(row.dropped for row in purified),
         "problems": sum(row.problem is not None for row in purified),
         "further": sum(len(row.further) for row in purified),
-        "problem_rows": [[row.record, row.problem] for row in purified if row.problem][:_TOLD],
+        "problem_rows": [[row.record, row.problem] for row in purified if row.problem][:_SHOWN],
         "seconds": round(perf_counter() - began, 3),
     }
     store.write_json(job.shard(number), manifest)
@@ -293,7 +293,7 @@ def problems(job: Job, store: BlobStore) -> str | None:
 def _named(manifests: list[dict[str, Any]]) -> str:
     """The first rows that could not be purified, with their reasons; empty if there are none."""
     # Manifests of older versions do not name them.
-    rows = [row for manifest in manifests for row in manifest.get("problem_rows", [])][:_TOLD]
+    rows = [row for manifest in manifests for row in manifest.get("problem_rows", [])][:_SHOWN]
     named = ", ".join(f"record {record} ({problem})" for record, problem in rows)
     return f" The first: {named}." if named else ""
 

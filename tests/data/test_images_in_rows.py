@@ -158,7 +158,7 @@ def test_a_null_image_makes_a_text_only_row_that_is_counted(tmp_path: Path) -> N
         audit.see(each)
     audit.finish()
     told = ["Rows whose image field is null: 1. They are read as text alone."]
-    assert audit.told() == audit.to_dict()["remarks"] == told
+    assert audit.remark_lines() == audit.to_dict()["remarks"] == told
 
 
 def test_a_null_image_leaves_no_mark_and_no_caption_alone(tmp_path: Path) -> None:
