@@ -11,12 +11,15 @@
         `-- RowError         one row, with the code of its reason
 
 Messages are written for the person who sent the input: they name the field and the
-remedy, and never contain the text of a foreign exception.
+remedy, and never contain the text of a foreign exception. Whatever a message repeats of an
+input, it has at most `MOST_OF_A_MESSAGE` characters.
 """
 
 from __future__ import annotations
 
 from typing import Literal
+
+from purifier.messages import MOST_OF_A_PARAM, bounded
 
 ImageReason = Literal["bytes", "pixels", "format", "animated", "colours", "damaged"]
 
@@ -30,9 +33,9 @@ class PurifierError(Exception):
     """
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = bounded(message)
+        self.param = None if param is None else bounded(param, MOST_OF_A_PARAM)
+        super().__init__(self.message)
 
 
 class CheckpointError(PurifierError):

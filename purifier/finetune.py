@@ -71,7 +71,7 @@ def finetune(
     """
     processes = processes or Processes(device=spec.device)
     emit: Emit = events if events is not None and processes.first else lambda event: None
-    dataset = open_dataset(spec.data, images=spec.images)
+    dataset = open_dataset(spec.data, images=spec.images, mark_images=spec.mark_images)
     run = run_hash(spec, dataset)
     if finished(spec.output, run):
         (spec.work / STATE_FILE).unlink(missing_ok=True)
@@ -94,6 +94,7 @@ def finetune(
             "event": "started",
             "rows": len(rows),
             "bad_rows": len(rows.bad),
+            "remarks": rows.remarks,
             "first_bad_rows": [row.message for row in rows.bad[:_REPORTED_BAD_ROWS]],
             "steps": trainer.course.steps,
             "step": trainer.step,
@@ -120,6 +121,8 @@ def run_hash(spec: FinetuneSpec, dataset: DataSet) -> str:
         spec.config.to_dict(),
         spec.dtype,
     ]
+    if not spec.mark_images:
+        facts.append("unmarked images refused")
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -222,6 +225,7 @@ def _spec(options: argparse.Namespace) -> FinetuneSpec:
         config=FinetuneConfig.from_dict(config),
         device=options.device,
         dtype=options.dtype,
+        mark_images=options.mark_images,
     )
 
 
@@ -249,6 +253,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--visual-mask", type=float, help="share of visual tokens hidden at most")
     parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--mark-images",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read a row with one image and no <image> mark as if it began with one",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--processes", type=int, default=1)

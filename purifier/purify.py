@@ -60,7 +60,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     demo = options.target is not None and options.data is None
     images = train / "images" if demo and options.images is None else options.images
     dataset = open_dataset(
-        train / f"{options.target}.json" if demo else options.data, images=images
+        train / f"{options.target}.json" if demo else options.data,
+        images=images,
+        mark_images=options.mark_images,
     )
     model = options.model or checkpoint_path(options.target)
     config = settings(options)
@@ -77,6 +79,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         see=lambda sample, row: seen.append((sample, row)) if demo else None,
     )
     spent = perf_counter() - start
+    for remark in tally.remarks:
+        print(remark, file=sys.stderr)
     result = {
         "checkpoint": checkpoint_id(model),
         "out": str(options.out),
@@ -132,6 +136,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=int)
     add("--seed", type=int)
     add("--limit", type=int, help="rows that are read, from the first on (default: all)")
+    add(
+        "--mark-images",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read a row with one image and no <image> mark as if it began with one",
+    )
     add("--bad-rows", type=float, default=0.01, help="share of unusable rows that is borne")
     add("--device", default="cpu")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -159,10 +169,11 @@ def _progress(done: int, total: int) -> None:
 
 
 def _markdown(result: dict[str, Any]) -> str:
-    plain = {name: value for name, value in result.items() if not isinstance(value, dict)}
+    shown = {name: value for name, value in result.items() if name != "remarks"}
+    plain = {name: value for name, value in shown.items() if not isinstance(value, dict)}
     line = ", ".join(f"{name} {value}" for name, value in plain.items())
     figures = {
-        name: value for name, value in result.items() if name not in plain and name != "settings"
+        name: value for name, value in shown.items() if name not in plain and name != "settings"
     }
     if not figures:
         return line

@@ -26,7 +26,9 @@ _Settings = TypeVar("_Settings")
 
 _PATH = "method.disp"
 _OWN_SECTIONS = ("masking", "generation", "seed")
-_SPEC_FIELDS = ("shard_rows", "bad_rows", "activate")
+_SPEC_FIELDS = ("shard_rows", "bad_rows", "mark_images", "activate")
+_ADDED = {"mark_images": True}
+"""Settings that jobs of older versions lack, and what they meant."""
 _NEEDS_TRIGGER = ("max_asr", "max_asr_untriggered")
 _NEEDS_TEST_SET = ("min_utility", "min_words")
 
@@ -82,7 +84,8 @@ def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     purify = _without_seed(spec["purify"])
     sections = {name: _without_seed(purify[name]) for name in ("masking", "generation")}
     tuning = {name: _without_seed(spec[name]) for name in ("finetune", "evaluation", "gate")}
-    return {**purify, **sections, **tuning, **{name: spec[name] for name in _SPEC_FIELDS}}
+    own = {name: {**_ADDED, **spec}[name] for name in _SPEC_FIELDS}
+    return {**purify, **sections, **tuning, **own}
 
 
 def _purify(disp: DispSettings, seed: int) -> PurifyConfig:

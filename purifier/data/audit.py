@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from purifier.data.dataset import REASONS, BadRow
+from purifier.data.remarks import sentences
 from purifier.data.sample import Place, Sample
 from purifier.errors import DataError, InvalidSetting
+from purifier.messages import bounded, quoted
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class RowAudit:
         rows: Rows seen.
         reasons: Number of bad rows by reason.
         examples: The first bad rows.
+        remarks: Number of usable rows by code of `purifier.data.remarks.REMARKS`.
     """
 
     def __init__(self, limit: BadRowLimit | None = None, *, keep: int = 100) -> None:
@@ -55,6 +58,7 @@ class RowAudit:
         self.rows = 0
         self.reasons: Counter[str] = Counter()
         self.examples: list[BadRow] = []
+        self.remarks: Counter[str] = Counter()
         self._keep = keep
         self._ids = _Ids()
 
@@ -73,6 +77,8 @@ class RowAudit:
         self.rows += 1
         bad = row if isinstance(row, BadRow) else self._repeated(row)
         if bad is None:
+            assert isinstance(row, Sample)
+            self.remarks.update(row.remarks)
             return None
         self.reasons[bad.reason] += 1
         if len(self.examples) < self._keep:
@@ -104,6 +110,7 @@ class RowAudit:
             "rows": self.rows,
             "bad": self.bad,
             "reasons": {name: self.reasons[name] for name in REASONS if self.reasons[name]},
+            "remarks": self.remark_lines(),
             "examples": [
                 {
                     "file": bad.place.file,
@@ -115,15 +122,25 @@ class RowAudit:
             ],
         }
 
+    def remark_lines(self) -> list[str]:
+        """What the reader had to assume, one sentence a kind, with the number of rows."""
+        return sentences(self.remarks)
+
     def _repeated(self, sample: Sample) -> BadRow | None:
         if sample.id is None:
             return None
         place = sample.source or Place("memory", self.rows - 1)
-        first = self._ids.first(str(sample.id), place.record)
+        first = self._ids.first(str(sample.id), place)
         if first is None:
             return None
-        message = f"{place}: id {str(sample.id)!r} was already given to record {first}."
-        return BadRow(place, "duplicate_id", message)
+        where = f"record {first.record}"
+        if first.file != place.file:
+            where += f" of {first.file}"
+        message = (
+            f"{place}: every row needs an id of its own, or none; id {quoted(str(sample.id))} was "
+            f"already given to {where}."
+        )
+        return BadRow(place, "duplicate_id", bounded(message))
 
     def _too_many(self, why: str) -> DataError:
         counts = ", ".join(f"{name} {n}" for name, n in self.reasons.most_common())
@@ -144,18 +161,23 @@ class _Ids:
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute("PRAGMA cache_size = -8192")
-        self._database.execute("CREATE TABLE ids (digest BLOB PRIMARY KEY, record) WITHOUT ROWID")
+        self._database.execute(
+            "CREATE TABLE ids (digest BLOB PRIMARY KEY, file, record) WITHOUT ROWID"
+        )
+        self._files: dict[str, int] = {}
 
-    def first(self, identity: str, record: int) -> int | None:
-        """The record that had the id before; None, and the id is noted, if none had."""
+    def first(self, identity: str, place: Place) -> Place | None:
+        """Where the id was seen before; None, and the id is noted, if it was not."""
         digest = hashlib.blake2b(identity.encode("utf-8", "replace"), digest_size=16).digest()
+        file = self._files.setdefault(place.file, len(self._files))
         added = self._database.execute(
-            "INSERT OR IGNORE INTO ids VALUES (?, ?)", (digest, record)
+            "INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (digest, file, place.record)
         ).rowcount
         if added:
             return None
-        row = self._database.execute("SELECT record FROM ids WHERE digest = ?", (digest,))
-        return int(row.fetchone()[0])
+        row = self._database.execute("SELECT file, record FROM ids WHERE digest = ?", (digest,))
+        number, record = row.fetchone()
+        return Place([*self._files][number], int(record))
 
     def __del__(self) -> None:
         self._database.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 from purifier.data.sample import IMAGE_MARK, Place, Turn
 from purifier.errors import RowError
+from purifier.messages import kind_name
 
 QUESTION = "question"
 """The key that a question gets where a record has none."""
@@ -67,6 +68,13 @@ def read_columns(
         raise _malformed(
             f"{place}: history is not read; write several turns as conversations.", "history"
         )
+    if question is None and not n_images:
+        raise RowError(
+            f"{place}: has {answer} but neither an image nor a question; name its image or "
+            "give the question.",
+            reason="image_count",
+            param="image",
+        )
     text = CAPTION_QUESTION if question is None else _text(record, question, place)
     keys = [answer] if question is None else [question, answer]
     if question == "instruction" and record.get("input"):
@@ -80,7 +88,7 @@ def read_columns(
 def _text(record: Mapping[str, Any], key: str, place: Place) -> str:
     value = record[key]
     if not isinstance(value, str):
-        raise _malformed(f"{place}: {key} must be text.", key)
+        raise _malformed(f"{place}: {key} must be text, not {kind_name(value)}.", key)
     return value
 
 

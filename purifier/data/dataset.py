@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from purifier.data.image_files import has_image
 from purifier.data.json_array import JsonArray
 from purifier.data.json_lines import JsonLines, unreadable
 from purifier.data.label_file import LabelFile
 from purifier.data.parquet import Parquet
-from purifier.data.records import check_record, kind_of, read_record
+from purifier.data.records import check_record, kind_of, read_record, with_mark
 from purifier.data.sample import Place, Sample, open_image
 from purifier.data.side_table import SIDE_FILE
+from purifier.data.unread import is_vqav2, vqav2_refusal
 from purifier.errors import DataError, RowError
 
 REASONS = (
@@ -23,6 +25,7 @@ REASONS = (
     "image_count",
     "empty_answer",
     "duplicate_id",
+    "prompt_too_long",
     "malformed",
 )
 """Codes of what is wrong with a row."""
@@ -32,6 +35,7 @@ METADATA_FILE = "metadata.jsonl"
 
 _NOT_LABELS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _PROBED_ROWS = 64
+_TABLE = ".parquet"
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,15 @@ class DataSet:
         images: The folder that image names are relative to.
         format: Layout and file format, such as `llava-jsonl` or `messages-parquet`.
         file: Its records.
+        mark_images: Whether a row with one image and no `<image>` mark gets one in front of its
+            first question; else it is a bad row.
     """
 
     path: Path
     images: Path
     format: str
     file: LabelFile
+    mark_images: bool = True
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Sample | BadRow]:
         """Reads rows one after another; a row's number is its `source.record`.
@@ -78,7 +85,7 @@ class DataSet:
             DataError: If the file itself is damaged, so that no further row can be read.
         """
         for place, record in self.file.records(start, stop):
-            yield read_row(record, place)
+            yield read_row(record, place, mark_images=self.mark_images)
 
     def fingerprint(self) -> str:
         """SHA-256 of the label file; of several, over the hashes of all, in order.
@@ -92,7 +99,9 @@ class DataSet:
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def open_dataset(path: str | Path, *, images: str | Path | None = None) -> DataSet:
+def open_dataset(
+    path: str | Path, *, images: str | Path | None = None, mark_images: bool = True
+) -> DataSet:
     """Opens a data set in any format that is read.
 
     Args:
@@ -100,9 +109,10 @@ def open_dataset(path: str | Path, *, images: str | Path | None = None) -> DataS
             `metadata.jsonl`, a folder of parquet files, or a folder with one label file.
         images: The folder that image names are relative to. Default: the label file's folder
             or its subfolder `images`, whichever holds the first images that are named.
+        mark_images: See `DataSet`.
 
     Raises:
-        DataError: If nothing is there or its format is not recognised.
+        DataError: If nothing is there, or its format is not recognised or is VQAv2's.
     """
     path = Path(path)
     path = _unwrapped(path) if path.is_dir() else path
@@ -111,26 +121,31 @@ def open_dataset(path: str | Path, *, images: str | Path | None = None) -> DataS
     first = [record for _, record in file.records(0, _PROBED_ROWS)]
     if not first:
         raise DataError(f"{path.name} holds no records.")
+    if is_vqav2(first[0]) and isinstance(read_row(first[0], Place("", 0)), BadRow):
+        raise DataError(f"{path.name}: {vqav2_refusal()}")
     if images is not None and not Path(images).is_dir():
         raise DataError("The image folder does not exist or is no folder.", param="images")
     kind = kind_of(first[0])
     if file.paths[0].name == METADATA_FILE:
         kind, folder = "imagefolder", file.paths[0].parent
     where = Path(images) if images is not None else _image_folder(folder, first)
-    return DataSet(path, where, f"{kind}-{file.kind}", file)
+    return DataSet(path, where, f"{kind}-{file.kind}", file, mark_images)
 
 
-def read_row(record: Any, place: Place) -> Sample | BadRow:
+def read_row(record: Any, place: Place, *, mark_images: bool = True) -> Sample | BadRow:
     """The row of a record: a sample that can be trained on, or what is wrong with it.
 
     Args:
         record: The record, or the `RowError` of one that could not be read.
         place: Where it stands.
+        mark_images: See `DataSet`.
     """
     try:
         if isinstance(record, RowError):
             raise record
         sample = read_record(record, place)
+        if mark_images:
+            sample = with_mark(sample)
         check_record(sample)
         return sample
     except RowError as error:
@@ -161,11 +176,12 @@ def _label_file(path: Path) -> LabelFile:
         return _folder(path)
     if not path.is_file():
         raise DataError(f"{path.name} does not exist or is no file.")
-    if path.suffix == ".jsonl":
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
         return JsonLines(path)
-    if path.suffix == ".json":
+    if suffix == ".json":
         return JsonArray(path)
-    if path.suffix == ".parquet":
+    if suffix == _TABLE:
         return Parquet([path], path)
     raise DataError(f"{path.name} must end with .json, .jsonl or .parquet.")
 
@@ -186,19 +202,24 @@ def _folder(folder: Path) -> LabelFile:
         found = [
             file
             for file in sorted(folder.iterdir())
-            if file.suffix in (".json", ".jsonl") and file.name not in _NOT_LABELS
+            if file.suffix.lower() in (".json", ".jsonl") and file.name not in _NOT_LABELS
         ]
     if len(found) == 1:
         return _label_file(found[0])
     if found:
         names = ", ".join(file.relative_to(folder).as_posix() for file in found[:4])
         raise DataError(f"{folder.name} holds several label files ({names}); name one of them.")
-    tables = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
+    tables = _tables(folder, "*") or _tables(folder, "*/*")
     tables = [file for file in tables if file.name != SIDE_FILE]
     tables = [file for file in tables if file.name.startswith("train")] or tables
     if not tables:
         raise DataError(f"{folder.name} holds no {METADATA_FILE}, .json, .jsonl or .parquet file.")
     return Parquet(tables, folder)
+
+
+def _tables(folder: Path, pattern: str) -> list[Path]:
+    """The parquet files of a folder in the order of their names."""
+    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() == _TABLE)
 
 
 def _image_folder(folder: Path, records: list[Any]) -> Path:
@@ -214,7 +235,7 @@ def _image_folder(folder: Path, records: list[Any]) -> Path:
             else []
         )
         for candidate in (folder, inner):
-            if any((candidate / name).is_file() for name in names):
+            if any(has_image(candidate, name) for name in names):
                 return candidate
     return inner
 

@@ -2,7 +2,7 @@
 
 A turn is `{"from": "human", "value": text}` or `{"role": "user", "content": text}`; content may
 be a list of parts, of which images stand for themselves (`image_url`) or for the next image that
-the record lists (`{"type": "image"}`).
+the record lists (`{"type": "image"}`). A dialogue may be written as JSON text.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from purifier.data.image_fields import one_image
+from purifier.data.json_text import packed, unpacked
 from purifier.data.sample import IMAGE_MARK, Place, Turn
 from purifier.errors import RowError
 from purifier.mdlm.base import Role
+from purifier.messages import kind_name
 
 DIALOGUE_KEYS = ("conversations", "messages", "conversation")
 ROLES: dict[str, Role] = {
@@ -42,7 +44,14 @@ def read_dialogue(value: Any, key: str, place: Place) -> tuple[tuple[Turn, ...],
     Raises:
         RowError: `malformed`, naming the field.
     """
+    value = unpacked(value)
     turns = [value] if isinstance(value, dict) else value
+    if isinstance(turns, str):
+        raise _malformed(
+            f"{place}: {key} is text and must be a non-empty list of turns, or the JSON of one "
+            "(with double quotes: \"from\", not 'from').",
+            key,
+        )
     if not isinstance(turns, list) or not turns:
         raise _malformed(f"{place}: {key} must be a non-empty list of turns.", key)
     images: list[Inline] = []
@@ -57,13 +66,15 @@ def replace_turns(value: Any, answers: Sequence[str]) -> Any:
         value: The dialogue, as `read_dialogue` takes it.
         answers: The new texts, in order, one for every assistant turn.
     """
+    if isinstance(value, str):
+        return packed(replace_turns(unpacked(value), answers))
     if isinstance(value, dict):
         return replace_turns([value], answers)[0]
     left = iter(answers)
     return [_answered(turn, next(left)) if _is_answer(turn) else turn for turn in value]
 
 
-def asked_turns(value: Any, question: str, answer: str, *, typed: bool = False) -> list[Any]:
+def asked_turns(value: Any, question: str, answer: str, *, typed: bool = False) -> Any:
     """A dialogue of one question about all images of another one, and its answer.
 
     Both turns are laid out as the first of their role; the images come before the question.
@@ -74,6 +85,8 @@ def asked_turns(value: Any, question: str, answer: str, *, typed: bool = False) 
         answer: Text without image marks.
         typed: Whether marks in the other dialogue's texts are text.
     """
+    if isinstance(value, str):
+        return packed(asked_turns(unpacked(value), question, answer, typed=typed))
     turns = [value] if isinstance(value, dict) else value
     users = [turn for turn in turns if ROLES[turn[_fields(turn)[0]]] == "user"]
     images = [piece for turn in users for piece in _image_pieces(turn)]
@@ -160,7 +173,7 @@ def _turn(turn: Any, field: str, place: Place, images: list[Inline]) -> Turn:
 
 def _text(text: Any, field: str, place: Place, images: list[Inline]) -> str:
     if not isinstance(text, str):
-        raise _malformed(f"{place}: {field} must be text.", field)
+        raise _malformed(f"{place}: {field} must be text, not {kind_name(text)}.", field)
     images.extend([None] * text.count(IMAGE_MARK))
     return text
 
@@ -172,7 +185,10 @@ def _part(part: Any, field: str, place: Place, images: list[Inline]) -> str:
     if kind in _TEXT_PARTS:
         return _text(part.get("text"), f"{field}.text", place, images)
     if kind not in _IMAGE_PARTS:
-        raise _malformed(f"{place}: {field}.type must be text, image or image_url.", field)
+        raise _malformed(
+            f"{place}: {field}.type must be text, image or image_url; other media are not read.",
+            field,
+        )
     value = next((part[key] for key in _IMAGE_PARTS if part.get(key) is not None), None)
     if isinstance(value, dict) and "url" in value:
         value = value["url"]

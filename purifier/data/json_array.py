@@ -9,34 +9,49 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from purifier.data.json_lines import MAX_RECORD_BYTES, STRIDE, encoded, unreadable
+from purifier.data.encoding import require_utf8
+from purifier.data.json_lines import LONG_NUMBER, MAX_RECORD_BYTES, STRIDE, encoded, unreadable
 from purifier.data.label_file import Edit
 from purifier.data.sample import Place
+from purifier.data.unread import vqav2_refusal
 from purifier.errors import DataError
 
 _CHUNK_BYTES = 2**20
 _LONGEST_TOKEN = 16
+_VQAV2_KEYS = (b'"task_type"', b'"data_subtype"')
 _SPACE = re.compile(r"[ \t\n\r]*")
+
+
+class _Mistake(Exception):
+    """Where a text is not what it must be: the line, and the byte of the file from 0."""
+
+    def __init__(self, message: str, line: int, byte: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+        self.byte = byte
 
 
 class JsonArray:
     """A `.json` file; only some records at a time are in memory.
 
-    The offset of every 256th record is kept once it was passed, so that a later read may start
-    there.
+    Offset and line of every 256th record are kept once it was passed, so that a later read may
+    start there.
     """
 
     kind = "json"
 
     def __init__(self, path: Path) -> None:
         self.paths: tuple[Path, ...] = (path,)
-        self._offsets: dict[int, int] = {}
+        self._offsets: dict[int, tuple[int, int]] = {}
 
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Place, Any]]:
+        if stop is not None and stop <= start:
+            return
         for number, _, record in self._elements(start):
-            if stop is not None and number >= stop:
-                return
             yield Place(self.paths[0].name, number), record
+            if number + 1 == stop:
+                return
 
     def rewrite(self, folder: Path, edit: Edit, *, columns: Sequence[str] = ()) -> Path:
         target = folder / self.paths[0].name
@@ -59,17 +74,22 @@ class JsonArray:
         path = self.paths[0]
         number = -1
         try:
+            require_utf8(path)
             with path.open("rb") as file:
                 for number, text, record in self._decoded(file, start // STRIDE):
                     if number >= start:
                         yield number, text, record
         except UnicodeDecodeError:
-            raise DataError(f"{path.name} is not UTF-8 text.") from None
-        except json.JSONDecodeError:
-            where = f"after record {number}" if number >= 0 else "near its start"
-            raise DataError(f"{path.name}: not valid JSON {where}.") from None
+            where = _after(number)
+            raise DataError(
+                f"{path.name} is not UTF-8 text {where}; save the file as UTF-8."
+            ) from None
+        except _Mistake as error:
+            where = f"{_after(number)} (line {error.line:,}, byte {error.byte:,})"
+            raise DataError(f"{path.name}: not valid JSON {where}: {error.message}") from None
         except RecursionError:
-            raise DataError(f"{path.name}: JSON is nested too deeply.") from None
+            where = _after(number)
+            raise DataError(f"{path.name}: JSON is nested too deeply {where}.") from None
         except OSError:
             raise unreadable(path) from None
 
@@ -79,24 +99,24 @@ class JsonArray:
         while block not in self._offsets:
             block -= 1
         number = block * STRIDE
-        window = _Window(file, self._offsets[block])
+        window = _Window(file, *self._offsets[block])
         if number == 0 and window.next() == "]":
             window.step()
         else:
             while True:
                 window.next()
                 if number % STRIDE == 0:
-                    self._offsets.setdefault(number // STRIDE, window.offset)
+                    self._offsets.setdefault(number // STRIDE, (window.offset, window.line))
                 yield number, *window.element()
                 number += 1
                 separator = window.next()
                 if separator not in (",", "]"):
-                    raise window.error("expected , or ]")
+                    raise window.mistake("a record must be followed by , or ].")
                 window.step()
                 if separator == "]":
                     break
         if window.next():
-            raise window.error("expected the end")
+            raise window.mistake("nothing may follow the list.")
 
     def _margin(self) -> str | None:
         """The line break and spaces before a record; None where all stand on one line."""
@@ -108,8 +128,9 @@ class JsonArray:
 class _Window:
     """The part of a text that is being read, and where it stands in the file."""
 
-    def __init__(self, file: BinaryIO, offset: int) -> None:
+    def __init__(self, file: BinaryIO, offset: int, line: int) -> None:
         self.offset = offset
+        self.line = line
         self._file = file
         self._file.seek(offset)
         self._bytes = codecs.getincrementaldecoder("utf-8")()
@@ -141,7 +162,9 @@ class _Window:
                 value, end = self._json.raw_decode(self._text, self._position)
             except json.JSONDecodeError as error:
                 if self._ended or self._is_final(error):
-                    raise
+                    raise self.mistake("mend the text there.", error.pos) from None
+            except ValueError:
+                raise self.mistake(LONG_NUMBER) from None
             else:
                 # A number may be cut in two places: 1 of 1.5, 1 of 1e+5.
                 if len(self._text) - end >= _LONGEST_TOKEN or self._ended:
@@ -150,9 +173,11 @@ class _Window:
                     return text, value
             self._grow()
 
-    def error(self, message: str) -> json.JSONDecodeError:
-        """What is wrong at this place."""
-        return json.JSONDecodeError(message, self._text, self._position)
+    def mistake(self, message: str, position: int | None = None) -> _Mistake:
+        """What is wrong at a position of the text; by default at this one."""
+        position = self._position if position is None else position
+        passed = self._text[self._position : position]
+        return _Mistake(message, self.line + passed.count("\n"), self.offset + _size(passed))
 
     def _is_final(self, error: json.JSONDecodeError) -> bool:
         """Whether more text would not help."""
@@ -161,7 +186,9 @@ class _Window:
         return not cut or length - self._position > MAX_RECORD_BYTES
 
     def _move(self, position: int) -> None:
-        self.offset += len(self._text[self._position : position].encode())
+        passed = self._text[self._position : position]
+        self.offset += _size(passed)
+        self.line += passed.count("\n")
         self._position = position
 
     def _grow(self) -> None:
@@ -172,18 +199,29 @@ class _Window:
         self._position = 0
 
 
-def _first_element(file: BinaryIO, path: Path) -> int:
-    """Offset of what stands after the list's bracket.
+def _first_element(file: BinaryIO, path: Path) -> tuple[int, int]:
+    """Offset of what stands after the list's bracket, and its line.
 
     Raises:
         DataError: If the file holds no list.
     """
-    start = re.match(rb"(?:\xef\xbb\xbf)?\s*\[", file.read(4096))
-    if start is None:
-        raise DataError(
-            f"{path.name} must hold a list of records; for one record a line use .jsonl."
-        )
-    return start.end()
+    head = file.read(4096)
+    start = re.match(rb"(?:\xef\xbb\xbf)?\s*\[", head)
+    if start is not None:
+        return start.end(), 1 + start[0].count(b"\n")
+    if all(key in head for key in _VQAV2_KEYS):
+        raise DataError(f"{path.name}: {vqav2_refusal()}")
+    raise DataError(f"{path.name} must hold a list of records; for one record a line use .jsonl.")
+
+
+def _after(number: int) -> str:
+    """The place behind a record; -1: in front of the first."""
+    return f"after record {number}" if number >= 0 else "near its start"
+
+
+def _size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text.encode())
 
 
 def _like(text: str, record: Any, place: Place, margin: str | None) -> bytes:

@@ -7,12 +7,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from purifier.data.encoding import require_utf8
 from purifier.data.label_file import Edit, malformed
 from purifier.data.sample import Place
 from purifier.errors import DataError, RowError
 
 MAX_RECORD_BYTES = 64 * 2**20
 """Longest line that is read; a longer one is malformed."""
+
+LONG_NUMBER = "a whole number has too many digits; write it as text."
+"""What is wrong with JSON that Python reads no further for."""
+
+_BOM = b"\xef\xbb\xbf"
 
 STRIDE = 256
 """How many records lie between two of which the offset is kept."""
@@ -59,6 +65,7 @@ class JsonLines:
             block -= 1
         number = block * STRIDE
         try:
+            require_utf8(self.paths[0])
             with self.paths[0].open("rb") as file:
                 file.seek(self._offsets[block])
                 while True:
@@ -66,7 +73,7 @@ class JsonLines:
                     line = _next_line(file)
                     if line == b"":
                         return
-                    if line is not None and not line.strip():
+                    if line is not None and not line.removeprefix(_BOM).strip():
                         continue
                     if number % STRIDE == 0:
                         self._offsets.setdefault(number // STRIDE, offset)
@@ -112,10 +119,13 @@ def _decoded(line: bytes | None, place: Place) -> Any | RowError:
     if line is None:
         return malformed(place, f"the line is longer than {MAX_RECORD_BYTES:,} bytes.")
     try:
-        return json.loads(line.decode("utf-8-sig" if place.record == 0 else "utf-8"))
+        # Files that were joined have a byte order mark wherever one of them begins.
+        return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        return malformed(place, "not UTF-8 text.")
+        return malformed(place, "not UTF-8 text; save the file as UTF-8.")
     except json.JSONDecodeError as error:
         return malformed(place, f"not valid JSON (column {error.colno}).")
     except RecursionError:
         return malformed(place, "JSON is nested too deeply.")
+    except ValueError:
+        return malformed(place, LONG_NUMBER)

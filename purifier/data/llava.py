@@ -36,7 +36,7 @@ def read_llava(path: str | Path) -> list[Sample]:
             file, the record and the field.
     """
     path = Path(path)
-    file = JsonLines(path) if path.suffix == ".jsonl" else JsonArray(path)
+    file = JsonLines(path) if path.suffix.lower() == ".jsonl" else JsonArray(path)
     samples = []
     for place, record in file.records():
         if isinstance(record, RowError):

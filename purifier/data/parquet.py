@@ -13,14 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from purifier.data.json_lines import unreadable
-from purifier.data.label_file import Edit
+from purifier.data.label_file import Edit, malformed
 from purifier.data.sample import Place
-from purifier.errors import DataError
+from purifier.errors import DataError, RowError
+from purifier.messages import quoted
 
 _BATCH_ROWS = 64
 _GROUP_ROWS = 1024
 _GROUP_BYTES = 32 * 2**20
 _NOTES = b"huggingface"
+_UNREADABLE = (ValueError, OverflowError, pa.ArrowException)
 _TEXT_FEATURE = {"dtype": "string", "_type": "Value"}
 
 
@@ -46,8 +48,7 @@ class Parquet:
 
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Place, Any]]:
         for path, numbers, batch in self._batches(start, stop):
-            for number, record in zip(numbers, batch.to_pylist(), strict=True):
-                yield Place(path.name, number), record
+            yield from _records(batch, [Place(path.name, number) for number in numbers])
 
     def rewrite(self, folder: Path, edit: Edit, *, columns: Sequence[str] = ()) -> Path:
         for index, path in enumerate(self.paths):
@@ -107,9 +108,26 @@ class Parquet:
                 writer.write_table(pa.Table.from_batches(held, schema))
 
 
+def _records(batch: pa.RecordBatch, places: Sequence[Place]) -> list[tuple[Place, Any]]:
+    """The rows of a batch; instead of one that Python cannot hold its `RowError`."""
+    try:
+        return list(zip(places, batch.to_pylist(), strict=True))
+    except _UNREADABLE:
+        return [(place, _record(batch[row : row + 1], place)) for row, place in enumerate(places)]
+
+
+def _record(row: pa.RecordBatch, place: Place) -> Any | RowError:
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            column.to_pylist()
+        except _UNREADABLE:
+            return malformed(place, f"{quoted(name)} cannot be read; is its text UTF-8?")
+    return row.to_pylist()[0]
+
+
 def _edited(batch: pa.RecordBatch, places: Sequence[Place], edit: Edit) -> pa.RecordBatch:
     """A batch of the edited records: columns that changed are rebuilt, the others are taken."""
-    old = batch.to_pylist()
+    old = [record for _, record in _records(batch, places)]
     new = [(row, record) for row, place in enumerate(places) for record in edit(place, old[row])]
     batch = batch.take(pa.array([row for row, _ in new], pa.int64()))
     for column, field in enumerate(batch.schema):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -11,9 +10,11 @@ from typing import Any
 
 from PIL import Image
 
+from purifier.data.image_files import image_file
 from purifier.errors import DataError, ImageError, RowError
 from purifier.imaging.decode import DEFAULT_LIMITS, decode_image, read_image_file
 from purifier.mdlm.base import Message, Role
+from purifier.messages import quoted
 
 IMAGE_MARK = "<image>"
 """Stands for one image inside a turn's text (LLaVA's mark)."""
@@ -76,6 +77,8 @@ class Sample:
         turns: The dialogue.
         source: Where it was read; None for samples made in memory. Not part of equality.
         extra: Every other key of the record.
+        remarks: Codes of what the reader had to assume, of `purifier.data.remarks.REMARKS`.
+            Not part of equality.
     """
 
     id: str | int | None
@@ -83,6 +86,7 @@ class Sample:
     turns: tuple[Turn, ...]
     source: Place | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def question(self) -> str:
@@ -181,38 +185,8 @@ def open_image(folder: Path, image: str | bytes, place: Place | None = None) -> 
     where = f"{place}: " if place else ""
     if isinstance(image, bytes):
         return _decode(image, f"{where}the embedded image")
-    path = _inside(folder, image, where)
-    return _decode(path, f"{where}image {image!r}")
-
-
-def _inside(folder: Path, name: str, where: str) -> Path:
-    """The file itself, once it is sure to lie in the folder."""
-    if re.match(r"(?:https?|ftp|s3|gs)://", name):
-        raise RowError(
-            f"{where}image {name!r} is an address; nothing is fetched: put the file into the "
-            "image folder.",
-            reason="missing_image",
-            param="image",
-        )
-    try:
-        root = folder.resolve()
-        path = (root / name).resolve()
-        inside, exists = path.is_relative_to(root), path.is_file()
-    except (OSError, ValueError, RuntimeError):
-        inside, exists = True, False
-    if not inside:
-        raise RowError(
-            f"{where}image {name!r} lies outside the image folder; move it inside.",
-            reason="missing_image",
-            param="image",
-        )
-    if not exists:
-        raise RowError(
-            f"{where}image {name!r} does not exist in the image folder.",
-            reason="missing_image",
-            param="image",
-        )
-    return path
+    path = image_file(folder, image, where)
+    return _decode(path, f"{where}image {quoted(image)}")
 
 
 def _decode(file: Path | bytes, what: str) -> Image.Image:

@@ -87,7 +87,8 @@ def write_changed(
     part.mkdir()
     try:
         with SideTable(part / SIDE_FILE) as side:
-            editor = _Editor(iter(changes), side, FurtherIds(dataset) if further else None)
+            ids = FurtherIds(dataset) if further else None
+            editor = _Editor(iter(changes), side, ids, mark_images=dataset.mark_images)
             columns = _question_column(dataset) if further else ()
             written = dataset.file.rewrite(part, editor.edit, columns=columns)
             editor.finish()
@@ -101,7 +102,15 @@ def write_changed(
 class _Editor:
     """Applies the changes to the records that pass by."""
 
-    def __init__(self, changes: Iterator[Change], side: SideTable, ids: FurtherIds | None) -> None:
+    def __init__(
+        self,
+        changes: Iterator[Change],
+        side: SideTable,
+        ids: FurtherIds | None,
+        *,
+        mark_images: bool,
+    ) -> None:
+        self._mark_images = mark_images
         self._changes = changes
         self._side = side
         self._ids = ids
@@ -110,7 +119,7 @@ class _Editor:
     def edit(self, place: Place, record: Any) -> list[Any]:
         """The records to write, none to leave it out; writes the row's line of the side table."""
         change = self._take(place.record)
-        row = read_row(record, place)
+        row = read_row(record, place, mark_images=self._mark_images)
         side = dict(change.side) if change else {}
         if isinstance(row, BadRow):
             self._side.add(SideRow(place.record, None, side={**side, "reason": row.reason}))

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from purifier.data.dataset import DataSet, check_row, open_dataset
-from purifier.data.sample import Sample
+from purifier.answer import check_length
+from purifier.data.dataset import DataSet, open_dataset
+from purifier.data.sample import Sample, open_image, question_messages
 from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
-from purifier.errors import DataError
+from purifier.errors import DataError, InvalidPrompt, RowError
 from purifier.evaluation.config import EvaluationConfig
 from purifier.evaluation.drift import RowAnswers, answer_rows, disagreement, draw_rows, drift
 from purifier.evaluation.examples import Evidence, write_examples
@@ -56,6 +57,7 @@ class EvaluationSpec:
         config: What is measured.
         device: Where the models run.
         dtype: Their dtype.
+        mark_images: Whether rows with one image and no `<image>` mark get one.
     """
 
     before: Path
@@ -72,6 +74,7 @@ class EvaluationSpec:
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "cpu"
     dtype: str = "float32"
+    mark_images: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,24 +93,33 @@ def evaluate_job(spec: EvaluationSpec, check: Check | None = None) -> dict[str, 
         check: Called between batches and within; what it raises ends the work.
 
     Returns:
-        JSON-ready: `metrics`, `examples`, `rows`, `test_rows`, `unusable`, `checkpoints`,
-        `flags` (`labels` or `answers`: what told which rows are suspected). The same inputs give
-        the same result.
+        JSON-ready: `metrics`, `examples`, `rows`, `test_rows`, `unusable` and `test_unusable`
+        (rows drawn that have a bad image or do not fit the model), `checkpoints`, `flags`
+        (`labels` or `answers`: what told which rows are suspected). The same inputs give the
+        same result.
 
     Raises:
         DataError: If a data set cannot be read or has no row to ask about.
         CheckpointError: If a checkpoint is refused.
     """
     config = spec.config
-    dataset = open_dataset(spec.data, images=spec.images)
+    dataset = open_dataset(spec.data, images=spec.images, mark_images=spec.mark_images)
     drawn = draw_rows(_askable(dataset, images=True), config.rows, config.seed)
-    rows = _usable(drawn, dataset.images)
+    drawn_tests, test_images = _test_rows(spec)
+    mdlm = _loaded(spec, spec.before)
+    rows = _usable(mdlm, drawn, dataset.images, spec.generation)
     if not rows:
         raise DataError("The training set has no usable row with an image.", param="training_file")
-    tests, test_images = _test_rows(spec)
+    tests = _usable(mdlm, drawn_tests, test_images, spec.generation)
+    if drawn_tests and not tests:
+        raise DataError("The test set has no usable row.", param="validation_file")
     labels = read_labels(spec.labels, {record_number(row) for row in rows})
-    before = _measure(spec, spec.before, rows, dataset.images, tests, test_images, check)
-    after = _measure(spec, spec.after, rows, dataset.images, tests, test_images, check)
+    before = _measure(spec, mdlm, rows, dataset.images, tests, test_images, check)
+    # One model at a time: memory may hold no two.
+    del mdlm
+    after = _measure(
+        spec, _loaded(spec, spec.after), rows, dataset.images, tests, test_images, check
+    )
     flagged, told = _flagged(rows, before.rows, labels)
     evidence = Evidence(rows, before.rows, after.rows, flagged)
     return {
@@ -118,6 +130,7 @@ def evaluate_job(spec: EvaluationSpec, check: Check | None = None) -> dict[str, 
         "rows": len(rows),
         "test_rows": len(tests),
         "unusable": len(drawn) - len(rows),
+        "test_unusable": len(drawn_tests) - len(tests),
         "flags": "labels" if told else "answers",
         "checkpoints": {"before": checkpoint_id(spec.before), "after": checkpoint_id(spec.after)},
     }
@@ -126,12 +139,11 @@ def evaluate_job(spec: EvaluationSpec, check: Check | None = None) -> dict[str, 
 def _test_rows(spec: EvaluationSpec) -> tuple[list[Sample], Path]:
     if spec.test is None:
         return [], Path()
-    dataset = open_dataset(spec.test, images=spec.test_images)
+    dataset = open_dataset(spec.test, images=spec.test_images, mark_images=spec.mark_images)
     drawn = draw_rows(_askable(dataset, images=False), spec.config.test_rows, spec.config.seed)
-    rows = _usable(drawn, dataset.images)
-    if not rows:
+    if not drawn:
         raise DataError("The test set has no usable row.", param="validation_file")
-    return rows, dataset.images
+    return drawn, dataset.images
 
 
 def _askable(dataset: DataSet, *, images: bool) -> Iterator[Sample]:
@@ -143,20 +155,35 @@ def _askable(dataset: DataSet, *, images: bool) -> Iterator[Sample]:
             yield row
 
 
-def _usable(rows: Sequence[Sample], images: Path) -> list[Sample]:
-    return [row for row in rows if check_row(row, images) is None]
+def _usable(
+    mdlm: Mdlm, rows: Sequence[Sample], images: Path, generation: GenerationConfig
+) -> list[Sample]:
+    """The rows whose question the model can be asked."""
+    return [row for row in rows if _fits(mdlm, row, images, generation)]
+
+
+def _fits(mdlm: Mdlm, row: Sample, images: Path, generation: GenerationConfig) -> bool:
+    try:
+        opened = tuple(open_image(images, image, row.source) for image in row.images)
+        check_length(mdlm, mdlm.prepare(question_messages(row, opened)), generation)
+    except (RowError, InvalidPrompt):
+        return False
+    return True
+
+
+def _loaded(spec: EvaluationSpec, checkpoint: Path) -> Mdlm:
+    return load_mdlm(checkpoint, base=spec.base, device=spec.device, dtype=spec.dtype)
 
 
 def _measure(
     spec: EvaluationSpec,
-    checkpoint: Path,
+    mdlm: Mdlm,
     rows: Sequence[Sample],
     images: Path,
     tests: Sequence[Sample],
     test_images: Path,
     check: Check | None,
 ) -> _Measured:
-    mdlm: Mdlm = load_mdlm(checkpoint, base=spec.base, device=spec.device, dtype=spec.dtype)
     size = spec.config.batch_size
     answers = answer_rows(
         mdlm, rows, images, spec.generation, spec.masking, batch_size=size, check=check

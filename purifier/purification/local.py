@@ -30,6 +30,7 @@ class Tally:
         dropped: Samples that were left out, problems included.
         problems: Samples that could not be purified.
         further: Samples made by further prompts.
+        remarks: What the reader had to assume, one sentence a kind.
     """
 
     rows: int = 0
@@ -39,6 +40,7 @@ class Tally:
     dropped: int = 0
     problems: int = 0
     further: int = 0
+    remarks: tuple[str, ...] = ()
 
     def add(self, row: PurifiedRow) -> None:
         """Counts one purified row."""
@@ -118,7 +120,7 @@ def _audit(
         if found is not None:
             bad[found.place.record] = found.reason
     audit.finish()
-    return bad, Tally(rows=audit.rows, bad=len(bad))
+    return bad, Tally(rows=audit.rows, bad=len(bad), remarks=tuple(audit.remark_lines()))
 
 
 def _chunks(dataset: DataSet, limit: int | None, size: int) -> Iterator[list[Sample | BadRow]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from purifier.data.dataset import BadRow, DataSet
+from purifier.data.remarks import sentences
 from purifier.data.sample import Place, Sample, dialogue_messages, open_image
-from purifier.errors import DataError, InvalidPrompt, RowError
+from purifier.errors import DataError, InvalidPrompt, PromptTooLong, RowError
 from purifier.mdlm.base import IGNORE_LABEL, Dialogue, ImageInput, Mdlm
 from purifier.tuning.config import FinetuneConfig
 
@@ -95,6 +97,7 @@ class TrainingRows:
 
     Attributes:
         bad: Rows that cannot be used.
+        remarks: What the reader had to assume of the others, one sentence a kind.
 
     Raises:
         DataError: If there are more bad rows than `config.bad_rows`, or no usable one.
@@ -110,9 +113,12 @@ class TrainingRows:
         self._samples: dict[int, Sample] = {}
         self._texts: list[Text] = []
         self.bad: list[BadRow] = []
+        assumed: Counter[str] = Counter()
         for row in dataset.rows():
             bad = row if isinstance(row, BadRow) else self._add(row)
             if bad is None:
+                assert isinstance(row, Sample)
+                assumed.update(row.remarks)
                 continue
             self.bad.append(bad)
             if config.bad_rows is not None and len(self.bad) > config.bad_rows:
@@ -120,6 +126,7 @@ class TrainingRows:
                     f"More than {config.bad_rows} rows cannot be used; the last one: {bad.message}",
                     param="data",
                 )
+        self.remarks = sentences(assumed)
         if not self._texts:
             first = f" The first one: {self.bad[0].message}" if self.bad else ""
             raise DataError(f"{dataset.path.name} has no usable row.{first}", param="data")
@@ -145,8 +152,9 @@ class TrainingRows:
         try:
             dialogue = self._prepare(sample)
         except (DataError, InvalidPrompt) as error:
-            reason = error.reason if isinstance(error, RowError) else "malformed"
-            return BadRow(sample.source or Place("memory", len(self)), reason, error.message)
+            return BadRow(
+                sample.source or Place("memory", len(self)), _reason(error), error.message
+            )
         inputs = dialogue.inputs
         room = mdlm.max_length - inputs.length
         text = text_of(dialogue, self._config, eot=mdlm.tokens.eot, room=room)
@@ -169,7 +177,7 @@ class TrainingRows:
         try:
             return self._mdlm.prepare_dialogue(messages)
         except InvalidPrompt as error:
-            raise InvalidPrompt(f"{sample.source}: {error.message}", param=error.param) from None
+            raise type(error)(f"{sample.source}: {error.message}", param=error.param) from None
 
     def _encode(self, images: Sequence[ImageInput]) -> tuple[TrainingImage, ...]:
         # One image at a time, so that a cached feature equals a computed one to the bit.
@@ -181,3 +189,10 @@ class TrainingRows:
             )
             for image in images
         )
+
+
+def _reason(error: DataError | InvalidPrompt) -> str:
+    """Code of why a row cannot be trained on."""
+    if isinstance(error, RowError):
+        return error.reason
+    return "prompt_too_long" if isinstance(error, PromptTooLong) else "malformed"

@@ -14,6 +14,7 @@ from purifier.tuning.config import FinetuneConfig
 
 _PATHS = ("checkpoint", "data", "output", "work")
 _OPTIONAL_PATHS = ("images", "base")
+_SETTINGS = ("config", "device", "dtype", "save_seconds", "mark_images")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class FinetuneSpec:
         device: As in `load_mdlm`; with several processes every one takes a device of its own.
         dtype: Of the frozen weights; what is trained is kept in float32.
         save_seconds: Least time between two saves of the state.
+        mark_images: Whether rows with one image and no `<image>` mark get one.
     """
 
     checkpoint: Path
@@ -43,6 +45,7 @@ class FinetuneSpec:
     device: str = "cpu"
     dtype: str = "float32"
     save_seconds: float = 30.0
+    mark_images: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -56,6 +59,7 @@ class FinetuneSpec:
             "device": self.device,
             "dtype": self.dtype,
             "save_seconds": self.save_seconds,
+            "mark_images": self.mark_images,
         }
 
     @classmethod
@@ -65,7 +69,7 @@ class FinetuneSpec:
         Raises:
             InvalidSetting: If a path is missing, or a setting unknown or out of range.
         """
-        known = {*_PATHS, *_OPTIONAL_PATHS, "config", "device", "dtype", "save_seconds"}
+        known = {*_PATHS, *_OPTIONAL_PATHS, *_SETTINGS}
         unknown = sorted(set(values) - known)
         if unknown:
             raise InvalidSetting(f"Unknown field {unknown[0]} in the spec.", param=unknown[0])
@@ -88,6 +92,9 @@ class FinetuneSpec:
         if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
             raise InvalidSetting("save_seconds must be 0 or more.", param="save_seconds")
         given["save_seconds"] = float(seconds)
+        given["mark_images"] = values.get("mark_images", True)
+        if not isinstance(given["mark_images"], bool):
+            raise InvalidSetting("mark_images must be true or false.", param="mark_images")
         return cls(
             **given, **{name: values[name] for name in ("device", "dtype") if name in values}
         )

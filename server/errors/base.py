@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from purifier.messages import MOST_OF_A_PARAM, bounded
 from server.schemas.errors import ErrorBody, ErrorCode, ErrorEnvelope, ErrorType
 
 
@@ -11,7 +12,8 @@ class ServerError(Exception):
     """Something went wrong in the server; the base of all errors of the service.
 
     Attributes:
-        message: What is wrong and what to do about it; safe to show to a client.
+        message: What is wrong and what to do about it; safe to show to a client, and bounded
+            whatever it repeats of a request.
         param: Path of the field at fault, if there is one.
         retry_after: Seconds after which a repetition may succeed, if that is known.
     """
@@ -29,8 +31,8 @@ class ServerError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        self.message = self.default if message is None else message
-        self.param = param
+        self.message = self.default if message is None else bounded(message)
+        self.param = None if param is None else bounded(param, MOST_OF_A_PARAM)
         self.retry_after = retry_after
         super().__init__(self.message)
 

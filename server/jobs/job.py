@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from purifier.data.dataset import DataSet, open_dataset
 from server.jobs.settings import JobSettings, settings_of
 from server.jobs.spec import JobSpec, Sources
 from server.store.checkpoint_fetch import tuned_folder
@@ -38,6 +39,15 @@ class Job:
     def settings(self) -> JobSettings:
         """Checked settings."""
         return settings_of(self.spec)
+
+    def dataset(self) -> DataSet:
+        """The data set that is purified.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        sources = self.sources
+        return open_dataset(sources.data, images=sources.images, mark_images=self.spec.mark_images)
 
     @property
     def folder(self) -> str:

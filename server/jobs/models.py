@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from purifier.data.dataset import open_dataset
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import load_mdlm
 from purifier.purification.purifier import Purifier
@@ -70,6 +69,5 @@ class JobModels:
 
     def _open(self, job: Job) -> Rows:
         if self._rows is None or self._rows[0] != job.id:
-            dataset = open_dataset(job.sources.data, images=job.sources.images)
-            self._rows = (job.id, Rows(dataset))
+            self._rows = (job.id, Rows(job.dataset()))
         return self._rows[1]

@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from purifier.data.dataset import open_dataset
 from purifier.errors import CheckpointError
 from purifier.evaluation.gate import judge
 from purifier.evaluation.job import EvaluationSpec, evaluate_job
@@ -90,7 +89,7 @@ def tune(
     merged = store.local_folder(job.merged)
     label_file = store.folder_manifest(job.merged)["facts"]["label_file"]
     work = _work_folder(job, store, scratch)
-    original = open_dataset(job.sources.data, images=job.sources.images)
+    original = job.dataset()
     spec = FinetuneSpec(
         checkpoint=job.sources.model.resolve(),
         data=merged / label_file,
@@ -100,6 +99,7 @@ def tune(
         config=job.settings.finetune,
         device=device,
         dtype=dtype,
+        mark_images=job.spec.mark_images,
     )
     spec.output.parent.mkdir(parents=True, exist_ok=True)
     spec.write(work / "spec.json")
@@ -180,6 +180,7 @@ def evaluate(
         config=settings.evaluation,
         device=device,
         dtype=dtype,
+        mark_images=job.spec.mark_images,
     )
     result = evaluate_job(spec, check)
     (output / EVALUATION_FILE).write_text(json.dumps(result, sort_keys=True, indent=1) + "\n")

@@ -32,6 +32,8 @@ Check = Callable[[], None]
 
 _CHECK_ROWS = 64
 _SLICE_BATCHES = 4
+_SHOWN = 10
+"""How many rows that could not be purified are named."""
 
 
 class Relabels(Protocol):
@@ -90,7 +92,7 @@ def plan(job: Job, store: BlobStore, check: Check) -> dict[str, Any]:
     """
     if store.exists(job.plan):
         return dict(store.read_json(job.plan))
-    dataset = open_dataset(job.sources.data, images=job.sources.images)
+    dataset = job.dataset()
     _require_keys(dataset)
     audit = RowAudit(BadRowLimit(share=job.spec.bad_rows))
     bad: list[tuple[int, str]] = []
@@ -199,6 +201,7 @@ def relabel(
         "dropped": sum(row.dropped for row in purified),
         "problems": sum(row.problem is not None for row in purified),
         "further": sum(len(row.further) for row in purified),
+        "problem_rows": [[row.record, row.problem] for row in purified if row.problem][:_SHOWN],
         "seconds": round(perf_counter() - began, 3),
     }
     store.write_json(job.shard(number), manifest)
@@ -234,7 +237,7 @@ def merge(job: Job, store: BlobStore, scratch: Path, check: Check) -> dict[str, 
     if store.has_folder(job.merged):
         return dict(store.folder_manifest(job.merged)["facts"])
     made = store.read_json(job.plan)
-    dataset = open_dataset(job.sources.data, images=job.sources.images)
+    dataset = job.dataset()
     _require_unchanged(dataset, dataset.fingerprint(), made)
     manifests = [store.read_json(job.shard(n)) for n in range(len(made["shards"]))]
     facts: dict[str, Any] = {
@@ -242,7 +245,7 @@ def merge(job: Job, store: BlobStore, scratch: Path, check: Check) -> dict[str, 
         for name in ("relabelled", "flagged", "dropped", "problems", "further")
     }
     facts |= {"rows": made["rows"], "bad": len(made["bad"])}
-    _require_few_problems(job, facts)
+    _require_few_problems(job, facts, _named(manifests))
     folder = scratch / "merged"
     further = bool(job.settings.purify.further_prompts)
     changes = _changes(manifests, made, store, check)
@@ -277,12 +280,30 @@ def _require_unchanged(dataset: DataSet, sha256: str, plan: dict[str, Any]) -> N
         )
 
 
-def _require_few_problems(job: Job, facts: dict[str, Any]) -> None:
+def problems(job: Job, store: BlobStore) -> str | None:
+    """A sentence about the rows that could not be purified, naming the first; None without any."""
+    count = len(store.read_json(job.plan)["shards"])
+    manifests = [store.read_json(job.shard(number)) for number in range(count)]
+    total = sum(manifest["problems"] for manifest in manifests)
+    if not total:
+        return None
+    return f"Rows that could not be purified: {total}. They are left out.{_named(manifests)}"
+
+
+def _named(manifests: list[dict[str, Any]]) -> str:
+    """The first rows that could not be purified, with their reasons; empty if there are none."""
+    # Manifests of older versions do not name them.
+    rows = [row for manifest in manifests for row in manifest.get("problem_rows", [])][:_SHOWN]
+    named = ", ".join(f"record {record} ({problem})" for record, problem in rows)
+    return f" The first: {named}." if named else ""
+
+
+def _require_few_problems(job: Job, facts: dict[str, Any], named: str) -> None:
     unusable = facts["bad"] + facts["problems"]
     if unusable > job.spec.bad_rows * facts["rows"]:
         raise DataError(
             f"{unusable} of {facts['rows']} rows cannot be used or purified, more than the "
-            f"{job.spec.bad_rows:.2%} that are allowed. Mend the rows or raise bad_rows.",
+            f"{job.spec.bad_rows:.2%} that are allowed.{named} Mend the rows or raise bad_rows.",
             param="training_file",
         )
 

@@ -33,6 +33,7 @@ class JobSpec:
         gate: Limits that the evaluation must keep, `GateLimits` as a mapping.
         shard_rows: Rows of one shard, the unit of work and of resume.
         bad_rows: Share of the rows that may be unusable before the job fails, 0 to 1.
+        mark_images: Whether rows with one image and no `<image>` mark get one.
         activate: `auto` activates a checkpoint that passes the gate, `approval` waits for
             `JobService.approve`, `never` leaves it staged.
         seed: Every random choice of the job follows from it.
@@ -49,6 +50,7 @@ class JobSpec:
     gate: Mapping[str, Any] = field(default_factory=dict)
     shard_rows: int = 64
     bad_rows: float = 0.01
+    mark_images: bool = True
     activate: Activation = "approval"
     seed: int = 0
     suffix: str | None = None
@@ -69,6 +71,8 @@ class JobSpec:
         share = self.bad_rows
         if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
             raise InvalidSetting("bad_rows must be a share between 0 and 1.", param="bad_rows")
+        if not isinstance(self.mark_images, bool):
+            raise InvalidSetting("mark_images must be true or false.", param="mark_images")
         if self.activate not in get_args(Activation):
             raise InvalidSetting(
                 f"activate must be one of {', '.join(get_args(Activation))}.", param="activate"

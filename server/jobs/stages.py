@@ -94,6 +94,8 @@ class Stages:
             steps=planned_steps(job, made),
             answers=planned_answers(job, made),
         )
+        for remark in made["audit"].get("remarks", []):
+            self.attempts.event(attempt, remark, {})
         for row in made["audit"]["examples"][:10]:
             self.attempts.event(attempt, row["message"], row)
         self.attempts.relabelling(attempt, {n: shard["rows"] for n, shard in finished.items()})
@@ -122,6 +124,9 @@ class Stages:
         written = self.store.folder_manifest(job.merged)["files"]
         self.results.register(job.id, job.key_id, written)
         self.attempts.event(attempt, "The purified data set is written.", facts)
+        unpurified = relabelling.problems(job, self.store)
+        if unpurified is not None:
+            self.attempts.event(attempt, unpurified, {"problems": facts["problems"]})
         return {}
 
     def tune(self, attempt: Attempt, job: Job, check: Check) -> Mapping[str, Any]:

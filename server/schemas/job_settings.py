@@ -139,4 +139,5 @@ class DispSettings(TypedDict, total=False):
     gate: JobGate
     shard_rows: int
     bad_rows: float
+    mark_images: bool
     activate: Activation

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, select, update
 
+from purifier.messages import bounded
 from server.store.database import Database
 from server.store.job_tables import events, jobs
 
@@ -113,7 +114,7 @@ def append_event(
             created_at=time.time(),
             level=level,
             type=type,
-            message=message,
+            message=bounded(message),
             data=json.dumps(dict(data or {})),
         )
     )

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from sqlalchemy import Select, select
 
 from purifier.data.dataset import BadRow, open_dataset
+from purifier.data.encoding import foreign_encoding
 from purifier.errors import DataError
 from server.config import UploadLimits
 from server.errors import (
@@ -312,6 +313,9 @@ def _suffix(path: Path, filename: str) -> str:
         head = stream.read(1_024)
     if head[:4] == b"PAR1":
         return ".parquet"
+    encoding = foreign_encoding(head)
+    if encoding is not None:
+        raise UnsupportedFile(f"The file is {encoding} text; save it as UTF-8.", param="file")
     first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if first == b"[":
         return ".json"

@@ -132,6 +132,43 @@ def write_parquet_folder(folder: Path) -> Path:
     return folder
 
 
+def write_parquet_texts(folder: Path) -> Path:
+    """A table without nested columns: dialogues and lists of images as JSON text."""
+    rows = []
+    for n in range(N_ROWS):
+        record = llava(n)
+        turns = json.dumps(record["conversations"], ensure_ascii=False)
+        images = json.dumps([record.pop("image")])
+        rows.append({**record, "images": images, "conversations": turns})
+    pictures(folder)
+    path = folder / "set.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3)
+    return path
+
+
+def write_cauldron(folder: Path) -> Path:
+    rows = []
+    for n in range(N_ROWS):
+        pairs = [
+            {"user": f"What is {n}?", "assistant": f"Answer {n}", "source": "a"},
+            {"user": "And more?", "assistant": f"More {n}", "source": "a"},
+        ]
+        rows.append({"images": [{"bytes": jpeg(n), "path": None}], "texts": pairs})
+    path = folder / "set.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3)
+    return path
+
+
+def write_base64(folder: Path) -> Path:
+    """Images as bare base64, as a table with them becomes where it is exported to JSON."""
+    rows = []
+    for n in range(N_ROWS):
+        record = llava(n)
+        record["image"] = base64.b64encode(jpeg(n)).decode()
+        rows.append(record)
+    return jsonl(folder / "set.jsonl", rows)
+
+
 def write_parts_folder(folder: Path) -> Path:
     """Two files whose names say nothing of a split."""
     rows = [
@@ -158,6 +195,9 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "columns-parquet": write_parquet,
     "sharegpt-parquet": write_parquet_folder,
     "columns-parquet parts": write_parts_folder,
+    "sharegpt-parquet texts": write_parquet_texts,
+    "cauldron-parquet": write_cauldron,
+    "llava-jsonl base64": write_base64,
     "imagefolder-jsonl": write_imagefolder,
 }
 

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from purifier.data.audit import BadRowLimit, RowAudit
@@ -67,6 +69,19 @@ def test_ids_are_compared_as_text_and_rows_without_one_are_fine() -> None:
     seen = [row(0), row(1), row(2, 7), row(3, "7"), row(4, 8), row(5, "7")]
     assert [audit.see(one) is not None for one in seen] == [False, False, False, True, False, True]
     assert "record 2" in audit.examples[1].message
+
+
+def test_an_id_of_another_file_is_named_with_its_file(tmp_path: Path) -> None:
+    for part in range(2):
+        rows = [{"id": f"row-{n}", "question": "Q", "answer": "A"} for n in range(3)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"train-{part}.parquet")
+    audit = RowAudit(BadRowLimit(share=None))
+    found = [audit.see(one) for one in open_dataset(tmp_path).rows()]
+    assert [one and one.reason for one in found] == [None] * 3 + ["duplicate_id"] * 3
+    assert audit.examples[1].message == (
+        "train-1.parquet, record 4: every row needs an id of its own, or none; id 'row-1' was "
+        "already given to record 1 of train-0.parquet."
+    )
 
 
 def test_the_share_is_judged_at_the_end() -> None:

@@ -137,7 +137,7 @@ def turns(question: str, answer: str | None) -> list[dict[str, Any]]:
 
 
 BAD = [
-    ({"image": "0.jpg", "conversations": turns("What?", "A")}, "image_count", "1 images but 0"),
+    ({"images": ["0", "1"], "conversations": turns("?", "A")}, "image_count", "2 images but 0"),
     ({"conversations": turns("<image>", "A")}, "image_count", "1 <image> marks"),
     ({"conversations": turns("Q", "see <image>")}, "image_count", "marks"),
     ({"conversations": turns("Q", " \n")}, "empty_answer", "missing or empty"),
@@ -251,6 +251,15 @@ def test_the_image_folder_is_the_one_that_holds_the_images(tmp_path: Path) -> No
     with pytest.raises(DataError, match="image folder") as caught:
         open_dataset(inner, images=tmp_path / "absent")
     assert caught.value.param == "images"
+
+
+@pytest.mark.parametrize("form", ["llava-json", "llava-jsonl", "columns-parquet"])
+def test_endings_may_be_capitals(form: str, tmp_path: Path) -> None:
+    written = WRITERS[form](tmp_path)
+    shouted = written.rename(written.with_suffix(written.suffix.upper()))
+    for path in (shouted, tmp_path):
+        assert open_dataset(path).format == form
+        assert len(samples(open_dataset(path))) == N_ROWS
 
 
 def test_fingerprints(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,3 +156,26 @@ def test_a_job_can_be_stopped(spec: EvaluationSpec, tmp_path: Path) -> None:
 )
 def test_flagged_rows_come_first(flagged: str, n: int, chosen: list[int]) -> None:
     assert choose_examples([mark == "1" for mark in flagged], n) == chosen
+
+
+def test_rows_that_the_model_cannot_be_asked_are_counted(
+    spec: EvaluationSpec, tmp_path: Path
+) -> None:
+    """A question that is too long and an image that is too narrow end no job."""
+    records = json.loads(spec.data.read_text())
+    images = tmp_path / "images"
+    shutil.copytree(spec.data.parent / "images", images)
+    Image.new("RGB", (1, 900)).save(images / "narrow.png")
+    records[1]["conversations"][0]["value"] = "<image>\n" + "word " * 3000
+    records[2]["image"] = "narrow.png"
+    data = tmp_path / "train.json"
+    data.write_text(json.dumps(records))
+    config = replace(spec.config, rows=50, examples=0)
+    asked = replace(spec, data=data, images=images, test=data, test_images=images, config=config)
+    found = evaluate_job(replace(asked, output=tmp_path / "pictures"))
+    assert (found["rows"], found["unusable"]) == (len(records) - 2, 2)
+    assert (found["test_rows"], found["test_unusable"]) == (len(records) - 2, 2)
+    only = tmp_path / "only.json"
+    only.write_text(json.dumps(records[1:3]))
+    with pytest.raises(DataError, match="no usable row with an image"):
+        evaluate_job(replace(asked, data=only, output=tmp_path / "pictures"))

@@ -99,6 +99,21 @@ def test_too_many_bad_rows_end_it_before_the_model_is_asked(
     assert not out.exists()
 
 
+def test_added_marks_are_told_once_and_may_be_refused(
+    tmp_path: Path, images: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [sample(f"row-{n}", [0], "What is this?", "A bag.") for n in range(3)]
+    write_llava(tmp_path / "set.jsonl", rows)
+    arguments = [str(tmp_path / "set.jsonl"), "--model", str(tiny_checkpoint)]
+    arguments += ["--images", str(images), "--out", str(tmp_path / "pure"), *MASKING]
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("Rows with one image and no <image> mark: 3.") == 1
+    assert "remarks" not in shown.out
+    assert main([*arguments, "--no-mark-images"]) == 2
+    assert "3 of 3 rows cannot be used (image_count 3)" in capsys.readouterr().err
+
+
 def test_further_prompts_make_rows(
     mdlm: LladaV, label_file: Path, images: Path, samples: list[Sample]
 ) -> None:

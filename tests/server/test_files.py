@@ -125,6 +125,8 @@ BAD_UPLOADS = {
     "an image": (b"\x89PNG\r\n\x1a\n" + bytes(50), 415, "unsupported_file"),
     "no rows": (b"[]", 422, "unusable_data_set"),
     "not JSON": (b"{nothing", 422, "unusable_data_set"),
+    "UTF-16": (TEXT_ROW.decode().encode("utf-16"), 415, "unsupported_file"),
+    "VQAv2": (b'{"question": "Q", "answers": [{"answer": "A"}]}', 422, "unusable_data_set"),
     "damaged parquet": (b"PAR1" + bytes(100), 422, "unusable_data_set"),
     "archive without labels": (as_tar(b"x", "readme.txt"), 422, "unusable_data_set"),
     "archive that is cut off": (data_archive()[:-30], 422, "archive_refused"),

@@ -66,6 +66,7 @@ def test_the_preset_of_the_whole_is_that_of_the_fine_tuning_too() -> None:
 
 def test_the_whole_names_every_setting() -> None:
     own = {"preset", "finetune", "evaluation", "gate", "shard_rows", "bad_rows", "activate"}
+    own.add("mark_images")
     assert set(get_type_hints(job_settings.DispSettings)) == names(PurifyConfig) | own
 
 
@@ -109,6 +110,7 @@ def test_a_preset_is_changed_by_what_is_given() -> None:
             "gate": {"max_asr": 0.02, "min_utility": 0.98},
             "shard_rows": 7,
             "bad_rows": 0.5,
+            "mark_images": False,
             "activate": "auto",
         },
     ],
@@ -118,6 +120,13 @@ def test_the_answer_can_be_asked_again(disp: dict[str, Any]) -> None:
     made = spec(disp, **values)
     assert spec(settings_of(made.to_dict()), **values) == made
     assert JobSpec.from_dict(json.loads(made.to_json())) == made
+
+
+def test_a_job_of_an_older_version_has_marks_added() -> None:
+    older = spec().to_dict()
+    del older["mark_images"]
+    assert settings_of(older)["mark_images"] is True
+    assert JobSpec.from_dict(older).mark_images
 
 
 def test_the_attack_of_a_test_set_is_measured_unless_another_is_stated() -> None:

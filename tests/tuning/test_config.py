@@ -75,6 +75,7 @@ def test_specs_survive_their_file(spec: FinetuneSpec, tmp_path: Path) -> None:
         ("config", []),
         ("device", 0),
         ("save_seconds", -1),
+        ("mark_images", "no"),
         ("folder", "x"),
     ],
 )

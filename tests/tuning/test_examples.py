@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,8 +106,16 @@ def test_bad_rows_are_reported_and_limited(mdlm: Mdlm, tmp_path: Path) -> None:
     usable = TrainingRows(mdlm, open_dataset(file), CONFIG)
     assert len(usable) == 2
     assert [row.place.record for row in usable.bad] == [2, 3, 4]
-    assert [row.reason for row in usable.bad] == ["missing_image", "malformed", "empty_answer"]
-    assert "record 3" in usable.bad[1].message
+    assert [row.reason for row in usable.bad] == [
+        "missing_image",
+        "prompt_too_long",
+        "empty_answer",
+    ]
+    assert re.fullmatch(
+        r"labels.json, record 3: The dialogue has [\d,]+ positions, images included; this model "
+        r"takes \d+ at most. Shorten the text or use fewer images.",
+        usable.bad[1].message,
+    )
     with pytest.raises(DataError, match="More than 2 rows"):
         TrainingRows(mdlm, open_dataset(file), replace(CONFIG, bad_rows=2))
     file.write_text(json.dumps(rows[2:]))
@@ -121,3 +130,40 @@ def test_a_question_without_answer_at_the_end_is_left_out(mdlm: Mdlm, tmp_path: 
     example = TrainingRows(mdlm, open_dataset(file), replace(CONFIG, answer_length=None))[0]
     assert labelled_text(mdlm, example) == "Yes."
     assert example.text.labels[-1] == mdlm.tokens.eot
+
+
+def test_a_dialogue_is_trained_whole_or_not_at_all(mdlm: Mdlm, tmp_path: Path) -> None:
+    """The longest answer that fits is labelled to its end; one word more is a bad row."""
+
+    def read(n_words: int) -> TrainingRows:
+        row = {"id": "long", "conversations": turns("Say it again.", " boat" * n_words)}
+        text = {"id": "text", "conversations": turns("Is it?", "Yes.")}
+        file = tmp_path / "labels.json"
+        file.write_text(json.dumps([text, row]))
+        return TrainingRows(mdlm, open_dataset(file), CONFIG)
+
+    low, high = 1, 2 * mdlm.max_length
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if len(read(middle)) == 2 else (low, middle)
+    whole = read(low)[1].text
+    assert len(whole.ids) <= mdlm.max_length
+    answer = mdlm.encode_text((" boat" * low).strip())
+    labelled = whole.labels[(whole.labels != IGNORE_LABEL) & ~whole.filler].tolist()
+    assert labelled == [*answer, mdlm.tokens.eot]
+    (bad,) = read(high).bad
+    assert (bad.place.record, bad.reason) == (1, "prompt_too_long")
+    assert f"{mdlm.max_length} at most" in bad.message
+
+
+def test_added_marks_are_told_with_their_number(mdlm: Mdlm, tmp_path: Path) -> None:
+    rows = records(tmp_path)
+    for row in rows[:2]:
+        row["conversations"][0]["value"] = "What is this?"
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps(rows))
+    usable = TrainingRows(mdlm, open_dataset(file), CONFIG)
+    assert len(usable[0].images) == 1
+    (told,) = usable.remarks
+    assert told.startswith("Rows with one image and no <image> mark: 2.")
+    assert len(TrainingRows(mdlm, open_dataset(file, mark_images=False), CONFIG).bad) == 2

@@ -59,6 +59,7 @@ def test_a_resumed_run_is_the_undisturbed_one(spec: FinetuneSpec, tmp_path: Path
     expected = run(spec)
     n_steps = expected[0]["steps"]
     assert len(loss_curve(expected)) == n_steps == 4
+    assert expected[0]["remarks"] == []
     assert expected[-1]["event"] == "done"
     again = replace(spec, output=tmp_path / "again" / "healed", work=tmp_path / "other")
     again.output.parent.mkdir()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from purifier.messages import MOST_OF_A_MESSAGE
 from server.errors import (
     IdempotencyConflict,
     InvalidSetting,
@@ -158,6 +159,17 @@ def test_events_are_numbered_in_the_order_they_are_seen(
     back = service.newest_events(job.id, limit=5)
     assert [event.number for event in back] == [41, 40, 39, 38, 37]
     assert service.newest_events(job.id, before=3)[0].number == 2
+
+
+def test_a_long_message_of_an_event_is_bounded(
+    service: JobService, sources: Sources, database: Database
+) -> None:
+    job = service.create(SPEC, sources, key_id=None)
+    EventLog(database).append(job.id, f"first {'x' * 4_000_000} last")
+    message = service.newest_events(job.id, limit=1)[0].message
+    assert len(message) <= MOST_OF_A_MESSAGE
+    assert message.startswith("first x")
+    assert message.endswith("x last")
 
 
 def test_report_is_a_file_once_it_is_there(
