@@ -126,6 +126,7 @@ class KeyFile:
         self._path = path
         self._lock = threading.Lock()
         self._refused: str | None = None
+        self._seen: _Signature | None
         self._seen, self._ring = self._read()
 
     def authenticate(self, secret: str) -> Principal | None:
