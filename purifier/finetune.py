@@ -175,6 +175,8 @@ def _one_process(spec: FinetuneSpec) -> int:
     emit: Emit = EventFile(spec.work / EVENTS_FILE) if processes.first else lambda event: None
     try:
         with hold(spec.work / "training.lock", wanted=processes.first):
+            # Until the first process has the lock, another training may still save its state.
+            processes.wait()
             finetune(
                 spec,
                 events=emit,

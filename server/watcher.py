@@ -39,6 +39,7 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
         self._work: threading.Thread | None = None
+        self._ended: tuple[str, str | None] | None = None
         self._next_beat = self._next_follow = self._next_complaint = 0.0
 
     def start(self) -> None:
@@ -62,6 +63,8 @@ class Watcher:
                     _log.exception("The database cannot be watched; trying on.")
                     self._next_complaint = time.monotonic() + _AGAIN_SECONDS
         try:
+            if not self._is_working():
+                self._note_end()
             self._deployments.leave(self._server)
         except Exception:
             _log.exception("The database was not told that this server stops.")
@@ -75,13 +78,23 @@ class Watcher:
         if now >= self._next_beat:
             self._deployments.beat(self._server, deployment, serving.checkpoint)
             self._next_beat = now + _BEAT_SECONDS
-        if self._work is not None and self._work.is_alive():
+        if self._is_working():
             return
+        self._note_end()
         request = self._deployments.claim(deployment, self._server)
         if request is not None:
             self._begin(lambda: self._answer(request))
         elif now >= self._next_follow and self._deployer.is_behind():
             self._begin(self._follow)
+
+    def _is_working(self) -> bool:
+        return self._work is not None and self._work.is_alive()
+
+    def _note_end(self) -> None:
+        """Writes down how the last request ended; what cannot be written is written later."""
+        if self._ended is not None:
+            self._deployments.finish(*self._ended)
+            self._ended = None
 
     def _begin(self, work: Callable[[], None]) -> None:
         """Works beside the thread that says that the server lives: a swap can take long."""
@@ -99,7 +112,8 @@ class Watcher:
         except Exception:
             reason = "The server failed; its log says why."
             _log.exception("%s: %s was not activated.", request.id, request.checkpoint)
-        self._deployments.finish(request.id, reason)
+        # Written by the watching thread, which goes on trying while the database is away.
+        self._ended = request.id, reason
 
     def _follow(self) -> None:
         try:

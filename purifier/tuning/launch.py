@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from purifier.tuning.family import end_family
+
 
 def launch(spec_path: Path, *, processes: int = 1) -> subprocess.Popen[bytes]:
     """Starts a training; its exit status is 0 done, 75 stopped, else failed.
@@ -21,13 +23,15 @@ def launch(spec_path: Path, *, processes: int = 1) -> subprocess.Popen[bytes]:
         processes: Training processes; on `cuda` one a GPU.
     """
     words = ["purifier.tuning.supervise", "--spec", str(spec_path), "--processes", str(processes)]
+    # Named, because the caller may be gone before the supervisor looks who it was.
+    words += ["--parent", str(os.getpid())]
     return subprocess.Popen(
         [sys.executable, "-P", "-m", *words], stdin=subprocess.DEVNULL, start_new_session=True
     )
 
 
 def stop(process: subprocess.Popen[bytes], grace: float) -> int:
-    """Asks a training to save and end, and ends it by force if it does not.
+    """Asks a training to save and end, and kills all its processes if it does not.
 
     Args:
         process: From `launch`.
@@ -42,6 +46,5 @@ def stop(process: subprocess.Popen[bytes], grace: float) -> int:
     try:
         return process.wait(grace)
     except subprocess.TimeoutExpired:
-        # The training processes, which are of other groups, notice after their step.
-        os.killpg(process.pid, signal.SIGKILL)
+        end_family(process.pid)
         return process.wait()

@@ -24,6 +24,7 @@ from typing import Any
 
 from purifier.errors import PurifierError
 from purifier.tuning.events import EVENTS_FILE, EventFile, read_events
+from purifier.tuning.family import end_family
 from purifier.tuning.locks import RUN_VARIABLE, STOP_FILE, SUPERVISOR_FILE, hold
 from purifier.tuning.spec import FinetuneSpec
 
@@ -37,6 +38,7 @@ def supervise(
     spec_file: Path,
     *,
     processes: int = 1,
+    parent: int | None = None,
     listen: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> int:
     """Runs a training to its end.
@@ -44,6 +46,8 @@ def supervise(
     Args:
         spec_file: The spec.
         processes: Training processes; on `cuda` one a GPU.
+        parent: Number of the process that started this one, which is stopped when that is
+            gone; by default the one that is there now.
         listen: Gets every new event.
 
     Returns:
@@ -54,13 +58,21 @@ def supervise(
     """
     spec = FinetuneSpec.read(spec_file)
     name = uuid.uuid4().hex
+    parent = os.getppid() if parent is None else parent
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     interrupt = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
     try:
         with hold(spec.work / SUPERVISOR_FILE, content=name):
             (spec.work / STOP_FILE).unlink(missing_ok=True)
-            return _run(spec_file, spec, name, processes, asked, listen)
+            return _run(
+                spec_file,
+                spec,
+                name,
+                processes,
+                lambda: bool(asked) or os.getppid() != parent,
+                listen,
+            )
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, interrupt)
@@ -71,14 +83,13 @@ def _run(
     spec: FinetuneSpec,
     name: str,
     processes: int,
-    asked: Sequence[int],
+    should_stop: Callable[[], bool],
     listen: Callable[[Mapping[str, Any]], None] | None,
 ) -> int:
     events = spec.work / EVENTS_FILE
     # Ends the line that a killed predecessor left unfinished.
     EventFile(events)
     start = seen = read_events(events)[1]
-    parent = os.getppid()
     environment = {**os.environ, RUN_VARIABLE: name}
     # Determinism of cuBLAS, which has to be chosen before the device is opened.
     environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -97,11 +108,12 @@ def _run(
             seen = _pass_on(events, seen, listen)
             if status is not None:
                 break
-            if asked or os.getppid() != parent:
+            if should_stop():
                 (spec.work / STOP_FILE).touch()
             time.sleep(_POLL)
     except BaseException:
-        os.killpg(launcher.pid, signal.SIGKILL)
+        end_family(launcher.pid)
+        launcher.wait()
         raise
     new, _ = read_events(events, start)
     outcome = new[-1]["event"] if new else ""
@@ -153,9 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--parent", type=int, help="process that started this one")
     options = parser.parse_args(arguments)
     try:
-        return supervise(options.spec, processes=options.processes)
+        return supervise(options.spec, processes=options.processes, parent=options.parent)
     except PurifierError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return FAILED

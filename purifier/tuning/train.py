@@ -72,7 +72,7 @@ class Trainer:
         processes: This process and its fellows.
         state: File of the state; None keeps none.
         run: What the state belongs to; a state of something else is refused.
-        save_seconds: Least time between two saves.
+        save_seconds: Least time between two saves, by the clock of the first process.
 
     Raises:
         InvalidSetting: If the state belongs to another run, or there are more processes than
@@ -115,6 +115,7 @@ class Trainer:
         self._state = state
         self._run = run
         self._save_seconds = save_seconds
+        self._saved = 0.0
         self.losses: list[float] = []
         self._resume()
         if config.gradient_checkpointing:
@@ -145,12 +146,12 @@ class Trainer:
 
     def _train(self, emit: Emit, should_stop: Callable[[], bool]) -> bool:
         course = self.course
-        start, first, saved = time.monotonic(), self.step, time.monotonic()
-        done = 0
+        start, first, done = time.monotonic(), self.step, 0
+        self._saved = start
         while self.step < course.steps:
             step, chosen = self.step, course.chosen(self.step)
             rate = self._set_rate(step)
-            loss, stop = self._take(step, chosen, should_stop)
+            loss, stop, save = self._take(step, chosen, should_stop)
             self.losses.append(loss)
             done += len(chosen)
             spent = max(time.monotonic() - start, 1e-9)
@@ -172,17 +173,22 @@ class Trainer:
                     param="learning_rate",
                 )
             left = course.steps - self.step
-            if stop or (left and time.monotonic() - saved >= self._save_seconds):
+            if stop or save:
                 self._save(emit)
-                saved = time.monotonic()
+                self._saved = time.monotonic()
             if stop and left:
                 return False
         return True
 
     def _take(
         self, step: int, chosen: list[int], should_stop: Callable[[], bool]
-    ) -> tuple[float, bool]:
-        """One optimizer step; its loss, and whether any process wants to stop."""
+    ) -> tuple[float, bool, bool]:
+        """One optimizer step.
+
+        Returns:
+            Its loss, whether any process wants to stop, and whether the first one wants to save.
+            All processes get the same: one that saves waits for the others.
+        """
         device = self.mdlm.device
         self._optimizer.zero_grad(set_to_none=False)
         for parameter in self._parameters:
@@ -195,12 +201,18 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         stop = torch.tensor(float(should_stop()), device=device)
+        save = torch.tensor(float(self.processes.first and self._is_save_due()), device=device)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self.processes.add_up([*gradients, total, stop])
+        self.processes.add_up([*gradients, total, stop, save])
         if self.config.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
         self._optimizer.step()
-        return total.item(), stop.item() > 0
+        return total.item(), stop.item() > 0, save.item() > 0
+
+    def _is_save_due(self) -> bool:
+        """Whether the step in hand is to be saved; the last one makes the result instead."""
+        is_last = self.step + 1 == self.course.steps
+        return not is_last and time.monotonic() - self._saved >= self._save_seconds
 
     def _loss(self, step: int, part: list[int]) -> Tensor:
         config, device = self.config, self.mdlm.device

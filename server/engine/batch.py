@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +15,15 @@ from purifier.denoise.noise import Noise
 from purifier.numeric import seconds
 from server.engine.block_text import BlockText
 from server.engine.counters import Counting
+from server.engine.frames import free_frames
 from server.engine.job import Serving, Ticket
 from server.engine.outcomes import Outcomes
 from server.engine.pace import Load, Pace, Room
+
+_log = logging.getLogger("disp.engine")
+
+_AGAIN_SECONDS = 60.0
+"""Least time between two log entries about steps that are made again."""
 
 
 @dataclass(eq=False)
@@ -62,6 +70,7 @@ class Batch:
         self._counting = counting
         self._pace = pace
         self._running: list[Running] = []
+        self._next_complaint = 0.0
         self.loads: tuple[Load, ...] = ()
         """What runs and how long yet; may be read by other threads."""
 
@@ -115,7 +124,17 @@ class Batch:
         return list(groups.values())
 
     def _step_group(self, serving: Serving, group: Sequence[Running]) -> None:
-        """Steps requests of one checkpoint together; if that fails, one by one."""
+        """Steps requests of one checkpoint together; if that fails, one by one.
+
+        The second try begins when the error of the first is gone, and with it the tensors of the
+        pass that failed: short of memory, it would fail for want of theirs.
+        """
+        if not self._stepped(serving, group):
+            for item in group:
+                self._step_group(serving, [item])
+
+    def _stepped(self, serving: Serving, group: Sequence[Running]) -> bool:
+        """Steps requests together; False if each of them has to be stepped alone."""
         before: list[_Kept] = []
         try:
             before += [_Kept.of(item) for item in group]
@@ -123,11 +142,21 @@ class Batch:
         except Exception as error:
             if len(group) == 1:
                 self._leave(group[0], error)
-                return
+                return True
+            self._complain(error, len(group))
+            free_frames(error)
             for kept in before:
                 kept.restore()
-            for item in group:
-                self._step_group(serving, [item])
+            return False
+        return True
+
+    def _complain(self, error: Exception, size: int) -> None:
+        """Logs a step that is made again; not every one, for the next ones may fail alike."""
+        if time.monotonic() >= self._next_complaint:
+            self._next_complaint = time.monotonic() + _AGAIN_SECONDS
+            _log.warning(
+                "A step of %d requests failed and is made again one by one.", size, exc_info=error
+            )
 
     def _move(self, serving: Serving, group: Sequence[Running]) -> None:
         start = seconds(serving.mdlm.device)

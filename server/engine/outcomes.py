@@ -9,6 +9,7 @@ from purifier.answer import Answer
 from purifier.errors import InvalidPrompt as PromptError
 from purifier.errors import InvalidSetting as SettingError
 from server.engine.counters import Counting
+from server.engine.frames import free_frames
 from server.engine.job import Job, Ticket
 from server.engine.queue import AdmissionQueue
 from server.errors import (
@@ -68,6 +69,8 @@ class Outcomes:
             self._counting.add("failed", "expired")
         else:
             self._counting.add("failed")
+        # The client's side keeps the error for a while; the memory is wanted at once.
+        free_frames(error)
         ticket.fail(told)
 
 

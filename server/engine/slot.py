@@ -116,6 +116,8 @@ class ModelSlot:
             CheckpointError: If it is refused or damaged.
             InvalidSetting: If the device is not there.
         """
+        # A load that has failed may have left its model here.
+        self._next = None
         if plan is None or plan.way == "in_place":
             self._base = None
         if plan is not None and plan.way == "shared" and self._base is not None:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Protocol
 
+from server.engine.frames import free_frames
 from server.engine.job import Serving
 from server.engine.queue import AdmissionQueue, Turn
 from server.errors import Draining, ServerError
@@ -133,9 +134,11 @@ class Swaps:
         try:
             serving = load()
             return self._flip(serving, commit)
-        except Exception:
+        except Exception as error:
             if serving is not None:
                 serving.release()
+            # What was loaded of the new model, or the old one would not fit.
+            free_frames(error)
             if not self._host.abandoned:
                 self._put_back(restore)
             raise

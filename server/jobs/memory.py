@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from purifier.defense.defend import POSITIONS_TOGETHER
-from purifier.errors import CheckpointError
 from purifier.mdlm.delta import is_delta, read_delta
+from purifier.mdlm.dimensions import dimensions_of
 from purifier.mdlm.shards import count_values
 from server.engine.memory import free_bytes
 
@@ -57,16 +55,15 @@ def need_of(checkpoint: Path, dtype: str, batch_size: int = 1) -> Need:
         batch_size: Samples denoised together.
 
     Raises:
-        CheckpointError: If it cannot be read.
+        CheckpointError: If it cannot be read, or does not say how large it is.
     """
     base = read_delta(checkpoint).base if is_delta(checkpoint) else checkpoint
     values = count_values(base)
-    config = _config(base)
-    layers, hidden = config.get("num_hidden_layers", 1), config.get("hidden_size", 1)
-    width = _BYTES[dtype]
-    kept = max(batch_size * _TOKENS * _PER_LAYER, _HELD) * (layers * hidden * width)
-    logits = batch_size * _TOKENS * config.get("vocab_size", 1) * 4
-    return Need(weights=values * width, activations=kept + logits)
+    model = dimensions_of(base)
+    size = _BYTES[dtype]
+    kept = max(batch_size * _TOKENS * _PER_LAYER, _HELD) * (model.layers * model.width * size)
+    logits = batch_size * _TOKENS * model.vocab_size * 4
+    return Need(weights=values * size, activations=kept + logits)
 
 
 def require_memory(checkpoint: Path, device: str, dtype: str, batch_size: int = 1) -> None:
@@ -84,14 +81,6 @@ def require_memory(checkpoint: Path, device: str, dtype: str, batch_size: int = 
             f"{batch_size}), and {_gib(free)} are free. Use a device with more memory"
             + ("." if dtype == "bfloat16" else ", or --dtype bfloat16.")
         )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{folder.name} has no readable config.json.") from None
-    return {name: value for name, value in config.items() if isinstance(value, int)}
 
 
 def _gib(size: int) -> str:

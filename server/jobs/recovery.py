@@ -7,6 +7,7 @@ store whole or not at all.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import time
@@ -25,10 +26,11 @@ from purifier.tuning.events import EVENTS_FILE, read_events
 from purifier.tuning.launch import stop
 from purifier.tuning.spec import FinetuneSpec
 from server.errors import CheckpointNotFound
-from server.jobs.interrupt import Interrupted
 from server.jobs.job import Job
 from server.store.blobs import BlobStore
 from server.store.checkpoints import CheckpointStore
+
+_log = logging.getLogger("disp.jobs")
 
 Check = Callable[[], None]
 Listen = Callable[[Mapping[str, Any]], None]
@@ -68,7 +70,7 @@ def tune(
         store: The shared store.
         scratch: Folder of this job on this machine.
         check: Called while it trains; what it raises stops the training, which saves first.
-        listen: Gets the training's events.
+        listen: Gets the training's events; what it raises stops the training, too.
         device: Where it trains.
         dtype: Of the frozen weights.
         processes: Training processes.
@@ -108,9 +110,10 @@ def tune(
     process = start(work / "spec.json", processes=processes)
     try:
         _watch(job, store, process, events, seen, check, listen)
-    except Interrupted:
+    except BaseException:
+        # Whatever ends this step, its training must not outlive it: it would hold its lock.
         stop(process, grace)
-        _keep_state(job, store, work)
+        _keep_state_if_possible(job, store, work)
         raise
     told, _ = read_events(events)
     if process.returncode != 0 or not spec.output.is_dir():
@@ -319,6 +322,18 @@ def _keep_state(job: Job, store: BlobStore, work: Path) -> None:
     for name in (EVENTS_FILE, _STATE_FILE):
         if not store.is_local and (work / name).is_file():
             store.put(f"{job.tuning}/{name}", work / name)
+
+
+def _keep_state_if_possible(job: Job, store: BlobStore, work: Path) -> None:
+    """`_keep_state` on the way out for another reason, which must not be lost."""
+    try:
+        _keep_state(job, store, work)
+    except Exception:
+        _log.exception(
+            "%s: the state of the stopped fine-tuning could not be copied to the store; it goes on "
+            "from the last copy.",
+            job.id,
+        )
 
 
 def _base_of(model: Path) -> tuple[Path, str]:

@@ -8,11 +8,13 @@ that is refused leaves nothing behind.
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import re
 import shutil
 import stat
 import tarfile
+import traceback
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ from server.config import UploadLimits
 from server.errors import ArchiveRefused, ArchiveTooLarge
 
 ArchiveKind = Literal["zip", "tar", "tar.gz"]
+
+_log = logging.getLogger("disp.uploads")
 
 _CHUNK = 1 << 20
 _HEADER_BYTES = 1 << 20
@@ -39,11 +43,12 @@ _DAMAGE = (
     zlib.error,
     gzip.BadGzipFile,
     EOFError,
-    ValueError,
-    OverflowError,
-    RuntimeError,
 )
-"""What the standard library raises on archives that are cut off, damaged or made to harm."""
+"""What the standard library raises on archives that are cut off or damaged."""
+_PERHAPS_DAMAGE = (ValueError, OverflowError, RuntimeError)
+"""What it also raises on damaged ones, and for other reasons: the log says where."""
+_TEXT = 200
+_PLACES = 4
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,44 @@ def extract(archive: Path, folder: Path, limits: UploadLimits) -> Extracted:
             else:
                 _extract_tar(stream, writer, zipped=kind == "tar.gz")
         return Extracted(writer.files, writer.bytes)
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(folder)
-        if isinstance(error, _DAMAGE):
-            raise ArchiveRefused("The archive is truncated or damaged.", param="file") from None
         raise
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Around calls of the standard library: what it cannot read is a damaged archive.
+
+    Nothing else belongs inside, or a fault of this program would be taken for one of the archive.
+
+    Raises:
+        ArchiveRefused: If the library says that the archive is damaged.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        _log.info("An archive is refused as damaged: %s", _described(error))
+        raise _damaged() from None
+    except _PERHAPS_DAMAGE as error:
+        _log.warning(
+            "An archive is refused as damaged: %s, at %s",
+            _described(error),
+            ", ".join(
+                f"{Path(place.filename).name}:{place.lineno} in {place.name}"
+                for place in traceback.extract_tb(error.__traceback__)[-_PLACES:]
+            ),
+        )
+        raise _damaged() from None
+
+
+def _described(error: Exception) -> str:
+    """Kind and message of an error, in one line; the message may hold names of the archive."""
+    return f"{type(error).__name__} {str(error)[:_TEXT]!a}"
+
+
+def _damaged() -> ArchiveRefused:
+    return ArchiveRefused("The archive is truncated or damaged.", param="file")
 
 
 class _Writer:
@@ -125,7 +163,7 @@ class _Writer:
         self._check(self.bytes + size)
 
     def make_folder(self, name: str) -> None:
-        path = self._place(name)
+        path = self._place(name, folder=True)
         if path is not None:
             self._make(path)
 
@@ -136,7 +174,7 @@ class _Writer:
         self._make(path.parent)
         try:
             with path.open("xb") as out:
-                while chunk := source.read(_CHUNK):
+                while chunk := _read(source):
                     self.bytes += len(chunk)
                     self._check(self.bytes)
                     out.write(chunk)
@@ -158,12 +196,19 @@ class _Writer:
         except (FileExistsError, NotADirectoryError):
             raise ArchiveRefused("The archive has two members of one name.", param="file") from None
 
-    def _place(self, name: str) -> Path | None:
-        """Where a member goes; None if it is litter of a desktop system."""
+    def _place(self, name: str, *, folder: bool = False) -> Path | None:
+        """Where a member goes; None for litter of a desktop system and for the root itself."""
         parts = _parts(name, self._limits)
+        if not parts and not folder:
+            raise _bad_name("are empty")
         if not parts or not _LITTER.isdisjoint(parts) or parts[-1].startswith("._"):
             return None
         return self._folder.joinpath(*parts)
+
+
+def _read(source: IO[bytes]) -> bytes:
+    with _reading():
+        return source.read(_CHUNK)
 
 
 def _parts(name: str, limits: UploadLimits) -> tuple[str, ...]:
@@ -193,11 +238,13 @@ def _bad_name(what: str) -> ArchiveRefused:
 
 def _extract_zip(stream: IO[bytes], writer: _Writer, limits: UploadLimits) -> None:
     directory = max(_HEADER_BYTES, _DIRECTORY_ENTRY_BYTES * limits.members)
-    with zipfile.ZipFile(_bounded(stream, directory)) as archive:
+    with _reading():
+        archive = zipfile.ZipFile(_bounded(stream, directory))
+    with archive:
         for member in archive.infolist():
             writer.announce(member.file_size)
             mode = stat.S_IFMT(member.external_attr >> 16)
-            if member.is_dir():
+            if member.filename.endswith("/"):
                 writer.make_folder(member.filename)
                 continue
             if mode not in (0, stat.S_IFREG):
@@ -206,31 +253,51 @@ def _extract_zip(stream: IO[bytes], writer: _Writer, limits: UploadLimits) -> No
                 raise ArchiveRefused("The archive is encrypted; send it plain.", param="file")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ArchiveRefused("Zip members must be stored or deflated.", param="file")
-            with archive.open(member) as source:
+            with _reading():
+                source = archive.open(member)
+            with source:
                 writer.write(member.filename, source)
 
 
 def _extract_tar(stream: IO[bytes], writer: _Writer, *, zipped: bool) -> None:
     with _unzipped(stream, zipped) as plain:
         file = _bounded(plain, _HEADER_BYTES)
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            while (member := archive.next()) is not None:
-                # The library keeps every header that it has read.
-                archive.members.clear()  # type: ignore[attr-defined]
+        with _reading():
+            archive = tarfile.TarFile(fileobj=file)
+        with archive:
+            while (member := _next_member(archive)) is not None:
                 writer.announce(member.size)
                 if member.isdir():
                     writer.make_folder(member.name)
                     continue
-                source = archive.extractfile(member) if member.isreg() else None
+                source = _content(archive, member) if member.isreg() else None
                 if source is None or member.issparse():
                     raise _not_plain()
                 with closing(source):
                     writer.write(member.name, source)
-            # The library takes a damaged header for the end, which is a block of zeros.
-            file.seek(archive.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise EOFError
-            file.read()  # its padding; at the end of a gzip stream its checksum is compared
+            _require_end(file, archive.offset)
+
+
+def _next_member(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _reading():
+        member = archive.next()
+    # The library keeps every header that it has read.
+    archive.members.clear()  # type: ignore[attr-defined]
+    return member
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes] | None:
+    with _reading():
+        return archive.extractfile(member)
+
+
+def _require_end(file: IO[bytes], offset: int) -> None:
+    """The library takes a damaged header for the end, which is a block of zeros."""
+    with _reading():
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise EOFError
+        file.read()  # its padding; at the end of a gzip stream its checksum is compared
 
 
 def _not_plain() -> ArchiveRefused:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import stat
@@ -32,8 +33,11 @@ Scope = Literal[
 ]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
+_log = logging.getLogger("disp.keys")
+
 _VERSION = 1
 _LONGEST_SECRET = 512
+_Signature = tuple[int, int, int, int]
 
 
 class KeyFileError(Exception):
@@ -111,6 +115,9 @@ class KeyRing:
 class KeyFile:
     """Keys kept in a file that may change while the service runs.
 
+    While the file cannot be read, is damaged or is open to others, no key is accepted; the log
+    says so once, and again when the keys are accepted again.
+
     Raises:
         KeyFileError: At construction, if the file is missing, damaged or open to others.
     """
@@ -118,22 +125,37 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._refused: str | None = None
+        self._seen: _Signature | None
         self._seen, self._ring = self._read()
 
     def authenticate(self, secret: str) -> Principal | None:
         with self._lock:
             try:
-                if _signature(self._path) != self._seen:
+                if self._seen is None or _signature(self._path) != self._seen:
                     self._seen, self._ring = self._read()
-            except (KeyFileError, OSError):
-                # A file that cannot be trusted any more lets nobody in.
+                    self._accept()
+            except KeyFileError as error:
                 self._seen, self._ring = None, KeyRing(())
+                self._refuse(str(error))
             ring = self._ring
         return ring.authenticate(secret)
 
-    def _read(self) -> tuple[tuple[int, int, int] | None, KeyRing]:
-        records = list_keys(self._path)
-        return _signature(self._path), KeyRing(records)
+    def _read(self) -> tuple[_Signature, KeyRing]:
+        # The signature comes first: a file that changes after it differs from it, and is read
+        # again at the next request.
+        seen = _signature(self._path)
+        return seen, KeyRing(list_keys(self._path))
+
+    def _refuse(self, reason: str) -> None:
+        if reason != self._refused:
+            self._refused = reason
+            _log.error("%s Until then no key is accepted.", reason)
+
+    def _accept(self) -> None:
+        if self._refused is not None:
+            self._refused = None
+            _log.warning("The keys file %s can be read; its keys are accepted.", self._path)
 
 
 def create_key(path: Path, name: str, scopes: Sequence[Scope]) -> tuple[str, KeyRecord]:
@@ -162,17 +184,17 @@ def list_keys(path: Path) -> list[KeyRecord]:
     """
     try:
         mode = path.stat().st_mode
-        text = path.read_text("utf-8")
-    except OSError:
-        raise KeyFileError(f"The keys file {path} cannot be read.") from None
+        text = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
     if stat.S_IMODE(mode) & 0o077:
         raise KeyFileError(f"The keys file {path} is open to others: chmod 600 {path}")
     try:
-        content = json.loads(text)
+        content = json.loads(text.decode())
         if content["version"] != _VERSION:
             raise ValueError
         return [_record(entry) for entry in content["keys"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise KeyFileError(f"The keys file {path} is damaged; make it anew.") from None
 
 
@@ -221,9 +243,21 @@ def _record(entry: dict[str, Any]) -> KeyRecord:
     return KeyRecord(*texts, cast("tuple[Scope, ...]", scopes), int(entry["created"]))
 
 
-def _signature(path: Path) -> tuple[int, int, int]:
-    info = path.stat()
-    return info.st_mtime_ns, info.st_size, info.st_ino
+def _signature(path: Path) -> _Signature:
+    """What differs when a file was written, replaced, or opened to others.
+
+    Raises:
+        KeyFileError: If it cannot be looked at.
+    """
+    try:
+        info = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino
+
+
+def _unreadable(path: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(f"The keys file {path} cannot be read ({type(error).__name__}).")
 
 
 def _write(path: Path, records: Sequence[KeyRecord]) -> None:

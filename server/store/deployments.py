@@ -131,10 +131,14 @@ class Deployments:
             return bool(connection.execute(change.values(state="withdrawn")).rowcount)
 
     def claim(self, deployment: str, server: str) -> DeploymentRequest | None:
-        """Takes the oldest open request of a deployment, also one whose server is gone."""
+        """Takes the oldest open request of a deployment, also one whose server is gone.
+
+        A server claims only while it works on no request. One that is `running` at itself was
+        therefore claimed without its hearing of it, and is taken again.
+        """
         with self._database.transaction() as connection:
-            alive = [item.id for item in _alive(connection)]
-            left = (requests.c.state == "running") & requests.c.server.not_in(alive)
+            others = [item.id for item in _alive(connection) if item.id != server]
+            left = (requests.c.state == "running") & requests.c.server.not_in(others)
             query = (
                 select(requests)
                 .where(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import os
 import random
 import stat
@@ -18,6 +19,7 @@ import pytest
 
 from server.config import UploadLimits
 from server.errors import ArchiveRefused, ArchiveTooLarge, ServerError
+from server.security import archive as archive_module
 from server.security.archive import archive_kind, extract
 
 LIMITS = UploadLimits(
@@ -228,3 +230,67 @@ def test_damage_never_raises_anything_else(tmp_path: Path, kind: str) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ArchiveRefused):
         unpack(tmp_path, content)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("fault", [ValueError, RuntimeError, OverflowError, KeyError])
+def test_a_fault_of_our_own_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, fault: type[Exception]
+) -> None:
+    def broken(*_: object) -> None:
+        raise fault("a fault of this program")
+
+    monkeypatch.setattr(archive_module, "_parts", broken)
+    with pytest.raises(fault, match="a fault of this program"):
+        unpack(tmp_path, MAKERS[kind](CONTENT))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["upload"]
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_damage_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    with caplog.at_level(logging.INFO, "disp.uploads"), pytest.raises(ArchiveRefused):
+        unpack(tmp_path, MAKERS[kind]({"data.json": NOISE})[:-12_000])
+    [record] = caplog.records
+    assert record.levelno == logging.INFO
+    assert len(record.message) < 500
+
+
+@pytest.mark.parametrize("fault", [ValueError, RuntimeError, NotImplementedError, RecursionError])
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [("zip", "zipfile.ZipFile.open"), ("tar", "tarfile.TarFile.next")],
+)
+def test_what_a_library_may_have_said_for_another_reason_is_logged_with_its_place(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    call: str,
+    fault: type[Exception],
+) -> None:
+    def library_call(*_: object, **__: object) -> None:
+        raise fault("new\nline " + "x" * 100_000)
+
+    content = MAKERS[kind](CONTENT)
+    monkeypatch.setattr(call, library_call)
+    with caplog.at_level(logging.INFO, "disp.uploads"), pytest.raises(ArchiveRefused):
+        unpack(tmp_path, content)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert fault.__name__ in record.message
+    assert "in library_call" in record.message
+    assert "new\nline" not in record.message
+    assert len(record.message) < 5000
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_file_without_a_name_is_refused(tmp_path: Path, kind: str, name: str) -> None:
+    with pytest.raises(ArchiveRefused, match="are empty"):
+        unpack(tmp_path, MAKERS[kind]({"data.json": b"[]", name: b"x"}))
+
+
+def test_a_tar_may_name_its_root(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("./")
+    info.type = tarfile.DIRTYPE
+    assert unpack(tmp_path, tarred({"./": info, "./data.json": b"[]"})) == {"data.json": b"[]"}

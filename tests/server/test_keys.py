@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import stat
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from server.security import keys as keys_module
 from server.security.__main__ import main
 from server.security.keys import (
     SCOPES,
     KeyFile,
     KeyFileError,
+    KeyRecord,
     KeyRing,
     create_key,
     list_keys,
@@ -163,3 +166,66 @@ def test_the_command_for_keys_waits_for_nothing_heavy() -> None:
     loaded = set(result.stdout.split())
     assert "server.security.keys" in loaded
     assert not loaded & {"torch", "PIL", "fastapi", "pydantic", "purifier"}
+
+
+def test_key_that_is_revoked_while_the_file_is_read_is_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, record = create_key(file, "mine", ["infer"])
+    read, revoked = keys_module.list_keys, []
+
+    def slow(path: Path) -> list[KeyRecord]:
+        """Reads; the file is replaced before the reader goes on."""
+        found = read(path)
+        if not revoked:
+            revoked.append(record.id)
+            monkeypatch.setattr(keys_module, "list_keys", read)
+            revoke_key(file, record.id)
+        return found
+
+    keys = KeyFile(file)
+    create_key(file, "another", ["infer"])
+    monkeypatch.setattr(keys_module, "list_keys", slow)
+    keys.authenticate(secret)
+    assert revoked
+    assert keys.authenticate(secret) is None
+
+
+def test_file_that_is_opened_to_others_while_it_is_used_lets_nobody_in(file: Path) -> None:
+    secret, _ = create_key(file, "mine", ["infer"])
+    keys = KeyFile(file)
+    file.chmod(0o644)
+    assert keys.authenticate(secret) is None
+    file.chmod(0o600)
+    assert keys.authenticate(secret) is not None
+
+
+def test_file_that_cannot_be_read_is_logged_once(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret, _ = create_key(file, "mine", ["infer"])
+    keys = KeyFile(file)
+    content = file.read_bytes()
+    with caplog.at_level(logging.INFO):
+        for broken in (b"{", b"\xff\xfe", b"[" * 100_000, b'{"version": 1, "keys": [1e400]}'):
+            caplog.clear()
+            file.write_bytes(broken)
+            for _ in range(3):
+                assert keys.authenticate(secret) is None
+        file.unlink()
+        for _ in range(3):
+            assert keys.authenticate(secret) is None
+        told = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        assert len(told) == 1
+        assert "cannot be read" in told[0]
+        assert "Until then no key is accepted" in told[0]
+        caplog.clear()
+        file.write_bytes(content)
+        file.chmod(0o600)
+        assert keys.authenticate(secret) is not None
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        # The next time is told of again.
+        file.write_text("{")
+        assert keys.authenticate(secret) is None
+        assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+        assert secret not in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,42 @@ def test_nothing_changes_if_it_fails(
         done.result(60)
     assert told(submit(engine)) == ("old", expected["old"])
     assert engine.state == "ready"
+
+
+@pytest.mark.parametrize("fault", ["load", "canary"])
+def test_in_place_the_new_one_is_out_of_memory_before_the_old_one_is_loaded_again(
+    engine: Engine, load: Load, expected: dict[str, list[int]], fault: str
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def load_half() -> Serving:
+        weights = torch.zeros(8)
+        held.append(weakref.ref(weights))
+        if fault == "load":
+            raise torch.OutOfMemoryError("out of memory")
+        return load("new")
+
+    def prove(serving: Serving) -> None:
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        try:
+            raise torch.OutOfMemoryError("out of memory")
+        except torch.OutOfMemoryError:
+            raise CanaryFailed from None
+
+    def restore() -> Serving:
+        alive.extend(ref() is not None for ref in held)
+        return load("old")
+
+    if fault == "canary":
+        engine.prove = prove  # type: ignore[method-assign]
+    done = engine.swap(load_half, restore=restore)
+    with pytest.raises(CanaryFailed if fault == "canary" else torch.OutOfMemoryError):
+        done.result(60)
+    assert told(submit(engine)) == ("old", expected["old"])
+    assert alive
+    assert not any(alive)
 
 
 def test_in_place_the_old_one_answers_what_waits_and_new_requests_wait(

@@ -15,6 +15,7 @@ import fnmatch
 import importlib
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -33,6 +34,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _SOCKET = "DISP_TEST_FORGE"
+
+TRAININGS_FILE = "trainings"
+"""Beside a spec: the process numbers of the trainings that were forked for it."""
+
+PHASES = 12
+"""Of how many moments of a fine-tuning one is drawn to pause or cancel it."""
 
 
 @dataclass
@@ -70,13 +77,15 @@ class Forge:
     process: subprocess.Popen[str]
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, config: dict[str, Any], halt: dict[str, str] | None = None) -> Worker:
+    def start(self, config: dict[str, Any], halt: dict[str, Any] | None = None) -> Worker:
         """Starts a worker.
 
         Args:
             config: `home`, `url`, `name` and further fields of `WorkerConfig` and `Timings`.
             halt: `{"key": pattern, "when": "before" | "after"}` of a write to the store, or
                 `{"call": name}` of a method of `Attempts`; None works to the end.
+                `{"seed": number, "pauses": number}` halts nowhere: it pauses the job at a random
+                moment of the fine-tuning, in so many attempts, and cancels it in the next one.
         """
         reached = Path(config["home"]) / f"reached-{len(self.workers)}-{time.monotonic_ns()}"
         line = json.dumps({"config": config, "halt": halt, "reached": str(reached)})
@@ -133,6 +142,8 @@ class ForkedTraining:
             line.sendall(json.dumps([str(spec_path), str(self._status)]).encode() + b"\n")
             self.pid = int(line.makefile().readline())
         self.returncode: int | None = None
+        with spec_path.with_name(TRAININGS_FILE).open("a") as file:
+            file.write(f"{self.pid}\n")
 
     def poll(self) -> int | None:
         try:
@@ -144,7 +155,7 @@ class ForkedTraining:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = 300.0) -> int:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -239,7 +250,7 @@ def _work(order: dict[str, Any]) -> None:
     JobWorker(WorkerConfig(home=home, timings=Timings(**timings), **values), stages).run(stop)
 
 
-def _stages(halt: dict[str, str] | None, reached: Path, real_training: bool) -> Any:
+def _stages(halt: dict[str, Any] | None, reached: Path, real_training: bool) -> Any:
     from server.jobs.stages import Stages
 
     kind: Any = Stages
@@ -253,13 +264,41 @@ def _stages(halt: dict[str, str] | None, reached: Path, real_training: bool) -> 
         threading.Event().wait()
 
     def make(store: Any, jobs: Any, attempts: Any, *rest: Any) -> Any:
-        if "call" in halt:
+        if "seed" in halt:
+            _steer_at_random(store, attempts, **halt)
+        elif "call" in halt:
             setattr(attempts, halt["call"], lambda *_args, **_more: stand_still())
         else:
             _halt_at(store, halt["key"], halt["when"], stand_still)
         return kind(store, jobs, attempts, *rest)
 
     return make
+
+
+def _steer_at_random(store: Any, attempts: Any, *, seed: int, pauses: int) -> None:
+    """Pauses or cancels a job before one of the worker's calls during its fine-tuning."""
+    from server.jobs.service import JobService
+
+    service = JobService(attempts._database, store)
+    left: dict[Any, int] = {}
+
+    def steering(name: str) -> Callable[..., Any]:
+        method = getattr(attempts, name)
+
+        def call(attempt: Any, *words: Any, **more: Any) -> Any:
+            if name == "start" and words[0] == "tune":
+                left[attempt] = random.Random(f"{seed}/{attempt.number}").randrange(PHASES)
+            if attempt in left:
+                if left[attempt] == 0:
+                    steer = service.pause if attempt.number <= pauses else service.cancel
+                    steer(attempt.job_id)
+                left[attempt] -= 1
+            return method(attempt, *words, **more)
+
+        return call
+
+    for name in ("start", "stands", "event", "tuning_progress"):
+        setattr(attempts, name, steering(name))
 
 
 def _halt_at(store: Any, pattern: str, when: str, stand_still: Any) -> None:

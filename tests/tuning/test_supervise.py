@@ -20,7 +20,7 @@ from purifier.finetune import finetune, main
 from purifier.tuning import supervise as supervise_module
 from purifier.tuning.events import EventFile, losses, read_events
 from purifier.tuning.launch import launch, stop
-from purifier.tuning.locks import RUN_VARIABLE, SUPERVISOR_FILE, hold, orphaned
+from purifier.tuning.locks import RUN_VARIABLE, STOP_FILE, SUPERVISOR_FILE, hold, orphaned
 from purifier.tuning.spec import FinetuneSpec
 from tests.tuning.conftest import CONFIG
 
@@ -149,6 +149,53 @@ def test_a_run_whose_caller_died_saves_and_ends(
     # Nobody works there any more.
     with hold(long.work / SUPERVISOR_FILE, wait=DEADLINE), hold(long.work / "training.lock"):
         pass
+
+
+def test_a_run_whose_caller_died_at_once_ends_too(
+    long: FinetuneSpec, ended: list[subprocess.Popen[bytes]]
+) -> None:
+    """The caller is gone before the supervisor has loaded its libraries."""
+    long = replace(long, config=replace(LONG, epochs=5000))
+    long.write(long.work / "spec.json")
+    code = (
+        "import os, sys, pathlib\n"
+        "from purifier.tuning.launch import launch\n"
+        "launch(pathlib.Path(sys.argv[1]))\n"
+        "os._exit(0)"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code, str(long.work / "spec.json")])
+    ended.append(caller)
+    assert caller.wait(DEADLINE) == 0
+    try:
+        until(lambda: len(events(long, "stopped")) == 1)
+    finally:
+        # A training that goes on notices this.
+        (long.work / STOP_FILE).touch()
+    with hold(long.work / SUPERVISOR_FILE, wait=DEADLINE), hold(long.work / "training.lock"):
+        pass
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_does_not_stop_in_time_is_killed_with_all_its_processes(
+    long: FinetuneSpec, ended: list[subprocess.Popen[bytes]], processes: int
+) -> None:
+    long = replace(long, config=replace(LONG, epochs=5000))
+    process = started(long, processes=processes)
+    ended.append(process)
+    until(lambda: len(events(long, "step")) >= 2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 2
+    # Frozen, they cannot stop by themselves.
+    for member in family:
+        member.suspend()
+    try:
+        assert stop(process, 0.0) == -signal.SIGKILL
+        _, alive = psutil.wait_procs(family, DEADLINE)
+        assert alive == []
+    finally:
+        for member in family:
+            if member.is_running():
+                member.kill()
 
 
 def test_two_processes_learn_what_one_does(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
@@ -291,6 +292,52 @@ def test_step_that_fails_is_made_again_one_by_one(
     barrier.open()
     assert [ticket.future.result(SECONDS).token_ids for ticket in tickets] == expected
     assert failures > 1
+
+
+def test_memory_of_a_step_that_failed_is_free_when_it_is_made_again(
+    start: Start, serving: Serving, tampered: Tampered
+) -> None:
+    """Or a step that ran out of memory runs out of it again, one by one."""
+    engine = start()
+    barrier = Barrier(tampered)
+    tickets = [submit(engine, make_job(serving, generation=MIDDLE)) for _ in range(3)]
+    barrier.wait_reached()
+    held: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+
+    def run_out_of_memory() -> None:
+        alive.extend(ref() is not None for ref in held)
+        if not held and len(engine._batch) > 1:
+            activations = torch.zeros(8)
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("out of memory")
+
+    tampered.hook = run_out_of_memory
+    barrier.open()
+    for ticket in tickets:
+        ticket.future.result(SECONDS)
+    assert len(held) == 1
+    assert alive
+    assert not any(alive)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), QueueFull()])
+def test_memory_of_a_request_that_failed_is_free_before_its_client_hears(
+    start: Start, serving: Serving, tampered: Tampered, error: Exception
+) -> None:
+    engine = start()
+    held: list[weakref.ref[Tensor]] = []
+
+    def run_out_of_memory() -> None:
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        raise error
+
+    tampered.hook = run_out_of_memory
+    ticket = submit(engine, make_job(serving))
+    found = ticket.future.exception(SECONDS)
+    assert isinstance(found, GenerationFailed | QueueFull)
+    assert [ref() for ref in held] == [None]
 
 
 def test_listener_that_fails_ends_its_own_request_alone(start: Start, serving: Serving) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from purifier.defense.defend import POSITIONS_TOGETHER
 from purifier.errors import CheckpointError
+from purifier.lab.demo_model import TINY_TEXT, TINY_VISION, write_layout
 from purifier.mdlm.registry import load_mdlm
 from server.jobs import memory
 from server.jobs.__main__ import main
@@ -50,8 +51,9 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers(
 
 def huge(folder: Path) -> Path:
     """A checkpoint whose header claims 400 billion values; there is no tensor behind it."""
-    folder.mkdir()
-    config = {"num_hidden_layers": 32, "hidden_size": 4096, "vocab_size": 126464}
+    write_layout(folder, TINY_VISION, TINY_TEXT)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_hidden_layers": 32, "hidden_size": 4096, "vocab_size": 126464}
     (folder / "config.json").write_text(json.dumps(config))
     header = {"w": {"dtype": "F32", "shape": [1000, 400_000_000], "data_offsets": [0, 0]}}
     text = json.dumps(header).encode()
@@ -88,3 +90,18 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not"):
         need_of(folder, "float32")
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size"])
+def test_a_model_that_does_not_say_how_large_it_is_is_not_taken_for_a_small_one(
+    tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = huge(tmp_path / "huge")
+    config = json.loads((folder / "config.json").read_text())
+    del config[key]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=key):
+        need_of(folder, "float32")
+    words = ["--data-dir", str(tmp_path / "home"), "--device", "cpu", "--model", str(folder)]
+    assert main(words) == 2
+    assert key in capsys.readouterr().err

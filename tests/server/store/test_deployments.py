@@ -96,3 +96,19 @@ def test_withdrawn_request_is_not_taken(deployments: Deployments) -> None:
     assert request is not None
     assert deployments.withdraw(request.id)
     assert deployments.claim("a", "server-1") is None
+
+
+def test_request_that_a_server_does_not_know_it_has_is_taken_again(
+    deployments: Deployments,
+) -> None:
+    for name in ("server-1", "server-2"):
+        deployments.beat(name, "a", "a")
+    request = deployments.request("child", requested_by="job 1")
+    assert request is not None
+    assert deployments.claim("a", "server-1") is not None
+    assert deployments.claim("a", "server-2") is None
+    taken = deployments.claim("a", "server-1")
+    assert taken is not None
+    assert (taken.id, taken.state, taken.server) == (request.id, "running", "server-1")
+    deployments.finish(request.id)
+    assert deployments.claim("a", "server-1") is None
