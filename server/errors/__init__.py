@@ -34,6 +34,7 @@
     |-- IdempotencyConflict         422 the key was used for another request
     |-- QueueFull                   429 with Retry-After
     |-- NotReady, Draining          503 with Retry-After
+    |-- DatabaseUnavailable         503 with Retry-After
     |-- DeadlineExceeded            504
     |-- GenerationFailed            500
     |-- StorageFull                 507
@@ -91,6 +92,7 @@ from server.errors.resources import (
 )
 from server.errors.service import (
     ClientDisconnected,
+    DatabaseUnavailable,
     DeadlineExceeded,
     Draining,
     GenerationFailed,
@@ -112,6 +114,7 @@ __all__ = [
     "ContextLengthExceeded",
     "DataFileInUse",
     "DataFileNotFound",
+    "DatabaseUnavailable",
     "DeadlineExceeded",
     "Draining",
     "GateFailed",

@@ -24,6 +24,7 @@ from server.store.events import append_event
 from server.store.file_tables import files, purified_folder
 from server.store.job_tables import jobs, shards
 from server.store.measures import measures_of, remaining
+from server.store.outages import all_retried
 
 JobStatus = Literal[
     "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
@@ -127,11 +128,12 @@ class JobRecord:
         return self.status in FINISHED
 
 
+@all_retried
 class JobStore:
     """The jobs table; what the API may do to a job."""
 
     def __init__(self, database: Database) -> None:
-        self.database = database
+        self._database = database
 
     def create(
         self,
@@ -147,7 +149,7 @@ class JobStore:
             IdempotencyConflict: If the idempotency key was used for another spec.
         """
         text = _canonical(spec)
-        with self.database.transaction() as connection:
+        with self._database.transaction() as connection:
             if idempotency_key is not None:
                 _lock_creation(connection)
                 found = connection.execute(
@@ -185,7 +187,7 @@ class JobStore:
         Raises:
             JobNotFound: If there is none of this id.
         """
-        with self.database.transaction() as connection:
+        with self._database.reading() as connection:
             return _get(connection, job_id)
 
     def list(
@@ -212,7 +214,7 @@ class JobStore:
             query = query.where(jobs.c.status.in_(statuses))
         if key_id is not None:
             query = query.where(jobs.c.key_id == key_id)
-        with self.database.transaction() as connection:
+        with self._database.reading() as connection:
             if after is not None:
                 query = query.where(jobs.c.number < _get(connection, after).number)
             return [_record(connection, row) for row in connection.execute(query).all()]
@@ -286,7 +288,7 @@ class JobStore:
         approver: Actor | None = None,
         **values: Any,
     ) -> JobRecord:
-        with self.database.transaction() as connection:
+        with self._database.transaction() as connection:
             job = _locked(connection, job_id)
             waits = job.status == "paused" and job.stage == APPROVAL
             if job.status not in allowed or (approval is not None and waits != approval):

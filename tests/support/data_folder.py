@@ -36,7 +36,7 @@ from server.store.files import FileStore
 from server.store.workers import workers
 from tests.support.job_worker import Forge, running_forge
 from tests.support.jobs import Site, recorded_as_done, small_spec, write_rows
-from tests.support.postgres import find_binaries, start_cluster, stop_cluster
+from tests.support.postgres import running_cluster
 
 KEY = "key-of-alice"
 DATABASE = "disp"
@@ -115,25 +115,16 @@ def _interrupt(site: Site, forge: Forge, model: Path, upload: str) -> None:
 
 def _dump(site: Site, file: Path) -> None:
     """Copies every row to PostgreSQL and writes what `pg_dump` says."""
-    binaries = find_binaries()
-    assert binaries is not None, "PostgreSQL is not installed."
-    folder = Path(tempfile.mkdtemp(prefix="disp-postgres-"))
-    try:
-        cluster = start_cluster(folder, binaries)
-        try:
-            cluster.execute(f"CREATE DATABASE {DATABASE}")
-            with closing(Database(cluster.url(DATABASE))) as target:
-                target.create_tables()
-                _copy_rows(site.database, target)
-            words = ["--inserts", "--no-owner", "--no-privileges", "--schema=public"]
-            words += ["--host=127.0.0.1", f"--port={cluster.port}", "--username=disp", DATABASE]
-            text = subprocess.run(
-                [_pg_dump(binaries), *words], capture_output=True, text=True, check=True
-            ).stdout
-        finally:
-            stop_cluster(cluster)
-    finally:
-        shutil.rmtree(folder)
+    with running_cluster() as cluster:
+        cluster.execute(f"CREATE DATABASE {DATABASE}")
+        with closing(Database(cluster.url(DATABASE))) as target:
+            target.create_tables()
+            _copy_rows(site.database, target)
+        words = ["--inserts", "--no-owner", "--no-privileges", "--schema=public"]
+        words += ["--host=127.0.0.1", f"--port={cluster.port}", "--username=disp", DATABASE]
+        text = subprocess.run(
+            [_pg_dump(cluster.binaries), *words], capture_output=True, text=True, check=True
+        ).stdout
     # Lines that only psql understands, and the schema that every database has.
     left_out = ("\\", "CREATE SCHEMA public", "COMMENT ON SCHEMA", "--")
     lines = [line for line in text.splitlines() if line and not line.startswith(left_out)]

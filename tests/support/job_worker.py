@@ -2,7 +2,8 @@
 
 `python -m tests.support.job_worker` loads the libraries once and then, for every line of JSON
 on its input, forks a worker: `{"config": {...}, "halt": ...}`. A worker that comes to its halt
-creates the file `reached` and does nothing more until it is killed.
+creates the file `reached` and does nothing more until it is killed; one that comes to a pause goes
+on when it may.
 
 Unless they are told otherwise, workers have their trainings forked by the same process, which
 spares the start of three interpreters.
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,27 @@ class Worker:
     pid: int
     name: str
     reached: Path
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._beside("log").read_text()
+
+    def wait_until_paused(self, call: str) -> None:
+        """Waits until it stands before a call that it was told to pause at."""
+
+        def paused() -> bool:
+            assert self.alive(), f"worker {self.name} ended before its pause"
+            return self._beside(f"{call}-paused").exists()
+
+        wait_for(paused, f"the pause of worker {self.name} before {call}")
+
+    def go_on(self, call: str) -> None:
+        """Ends a pause."""
+        self._beside(f"{call}-on").touch()
+
+    def _beside(self, name: str) -> Path:
+        return self.reached.with_name(f"{self.reached.name}-{name}")
 
     def alive(self) -> bool:
         try:
@@ -70,16 +92,23 @@ class Forge:
     process: subprocess.Popen[str]
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, config: dict[str, Any], halt: dict[str, str] | None = None) -> Worker:
+    def start(
+        self,
+        config: dict[str, Any],
+        halt: dict[str, str] | None = None,
+        pauses: Sequence[str] = (),
+    ) -> Worker:
         """Starts a worker.
 
         Args:
             config: `home`, `url`, `name` and further fields of `WorkerConfig` and `Timings`.
             halt: `{"key": pattern, "when": "before" | "after"}` of a write to the store, or
                 `{"call": name}` of a method of `Attempts`; None works to the end.
+            pauses: Methods of `Attempts` before whose first call it waits for `Worker.go_on`.
         """
         reached = Path(config["home"]) / f"reached-{len(self.workers)}-{time.monotonic_ns()}"
-        line = json.dumps({"config": config, "halt": halt, "reached": str(reached)})
+        order = {"config": config, "halt": halt, "pauses": pauses, "reached": str(reached)}
+        line = json.dumps(order)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
@@ -227,39 +256,50 @@ def _work(order: dict[str, Any]) -> None:
     from server.store.home import Home
 
     logging.basicConfig(level=logging.WARNING)
+    logging.getLogger().addHandler(logging.FileHandler(f"{order['reached']}-log"))
     values = dict(order["config"])
     home = Home.at(Path(values.pop("home")), values.pop("url", None))
     if "models" in values:
         values["models"] = Path(values["models"])
     timings = {"heartbeat": 0.2, "patience": 60.0, "poll": 0.1, "grace": 120.0}
     timings |= values.pop("timings", {})
-    stages = _stages(order["halt"], Path(order["reached"]), values.pop("real_training", False))
+    stages = _stages(order, values.pop("real_training", False))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     JobWorker(WorkerConfig(home=home, timings=Timings(**timings), **values), stages).run(stop)
 
 
-def _stages(halt: dict[str, str] | None, reached: Path, real_training: bool) -> Any:
+def _stages(order: dict[str, Any], real_training: bool) -> Any:
     from server.jobs.stages import Stages
 
+    halt, reached = order["halt"], order["reached"]
     kind: Any = Stages
     if not real_training:
         kind = type("Stages", (Stages,), {"launch": staticmethod(ForkedTraining)})
-    if halt is None:
-        return kind
 
     def stand_still() -> None:
-        reached.touch()
+        Path(reached).touch()
         threading.Event().wait()
 
     def make(store: Any, jobs: Any, attempts: Any, *rest: Any) -> Any:
-        if "call" in halt:
+        if halt is not None and "call" in halt:
             setattr(attempts, halt["call"], lambda *_args, **_more: stand_still())
-        else:
+        elif halt is not None:
             _halt_at(store, halt["key"], halt["when"], stand_still)
+        for call in order["pauses"]:
+            setattr(attempts, call, _pausing(getattr(attempts, call), f"{reached}-{call}"))
         return kind(store, jobs, attempts, *rest)
 
     return make
+
+
+def _pausing(call: Callable[..., Any], beside: str) -> Callable[..., Any]:
+    def pause(*arguments: Any, **more: Any) -> Any:
+        Path(f"{beside}-paused").touch()
+        wait_for(Path(f"{beside}-on").exists, "leave to go on")
+        return call(*arguments, **more)
+
+    return pause
 
 
 def _halt_at(store: Any, pattern: str, when: str, stand_still: Any) -> None:
