@@ -192,9 +192,21 @@ def open_database(url: str, *, patience: float = 0.0, lock_wait: float = LOCK_SE
     Raises:
         DatabaseError: If that is impossible, or a later version of the service made it.
     """
-    try:
+    with explained():
         database = Database(url, patience=patience, lock_wait=lock_wait)
         database.create_tables()
+    return database
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of a database that is opened, as what its operator can do about them.
+
+    Raises:
+        DatabaseError: For all of them.
+    """
+    try:
+        yield
     except UnknownVersion as error:
         raise DatabaseError(str(error)) from None
     except (SQLAlchemyError, DatabaseUnavailable, ImportError, OSError) as error:
@@ -203,7 +215,6 @@ def open_database(url: str, *, patience: float = 0.0, lock_wait: float = LOCK_SE
             f"The database cannot be opened ({type(cause).__name__}): check --database-url, which "
             "is sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME, or the data folder."
         ) from None
-    return database
 
 
 @contextmanager

@@ -52,12 +52,11 @@ def upgrade(engine: Engine, version: str = NEWEST) -> None:
 
 
 def downgrade(engine: Engine, version: str) -> None:
-    """Brings a database back to an older version, in one transaction.
+    """Brings a database back to an older version, in one transaction; `base` removes every table.
 
     Raises:
-        UnknownVersion: If there is no such version, or the database has none of those known here.
+        UnknownVersion: If a later version of the service has made its tables.
     """
-    _known(version)
     scripts = _scripts()
     _run(engine, lambda found, _: scripts._downgrade_revs(version, found))
 
@@ -81,12 +80,27 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory(str(Path(__file__).parent / "migrations"))
 
 
+def require_version(version: str) -> None:
+    """Refuses what is no version.
+
+    Raises:
+        UnknownVersion: Naming those that there are.
+    """
+    if version not in _versions():
+        raise UnknownVersion(
+            f"There is no version {version[:20]!r}; there are {', '.join(_versions())}."
+        )
+
+
+def _versions() -> list[str]:
+    return sorted(script.revision for script in _scripts().walk_revisions())
+
+
 def _known(version: str | None) -> str | None:
-    known = [script.revision for script in _scripts().walk_revisions()]
-    if version is not None and version not in known:
+    if version is not None and version not in _versions():
         raise UnknownVersion(
             f"The tables have version {version!r}; this version of the service knows "
-            f"{', '.join(sorted(known))}. Update it, or let the later version that made them go "
+            f"{', '.join(_versions())}. Update it, or let the later version that made them go "
             f"back: disp schema downgrade {NEWEST}."
         )
     return version

@@ -36,6 +36,7 @@ from server.store.files import FileStore
 from server.store.workers import workers
 from tests.support.job_worker import Forge, running_forge
 from tests.support.jobs import Site, recorded_as_done, small_spec, write_rows
+from tests.support.old_folders import RUNNING, SUCCEEDED
 from tests.support.postgres import running_cluster
 
 KEY = "key-of-alice"
@@ -95,7 +96,7 @@ def _create(site: Site, model: Path, upload: str, key: str, **changes: Any) -> A
 
 
 def _succeed(site: Site, forge: Forge, model: Path, upload: str) -> None:
-    job = _create(site, model, upload, "the first")
+    job = _create(site, model, upload, SUCCEEDED)
     worker = forge.start(site.config("worker-old"))
     ended = site.finished(job, worker)
     assert ended.status == "succeeded", ended.error
@@ -105,7 +106,7 @@ def _succeed(site: Site, forge: Forge, model: Path, upload: str) -> None:
 
 
 def _interrupt(site: Site, forge: Forge, model: Path, upload: str) -> None:
-    job = _create(site, model, upload, "the second", seed=6)
+    job = _create(site, model, upload, RUNNING, seed=6)
     halt = {"key": "jobs/*/shards/00001.json", "when": "before"}
     worker = forge.start(site.config("worker-old-too"), halt)
     worker.wait_until_halted()
