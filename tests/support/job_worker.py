@@ -35,6 +35,23 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 _SOCKET = "DISP_TEST_FORGE"
 
+HALTS: tuple[dict[str, str], ...] = (
+    {"key": "jobs/*/plan.json", "when": "before"},
+    {"key": "jobs/*/shards/00001.*.jsonl", "when": "before"},
+    {"key": "jobs/*/shards/00001.json", "when": "after"},
+    {"call": "relabelled"},
+    {"key": "jobs/*/merged/manifest.json", "when": "before"},
+    {"call": "tuning_progress"},
+    {"key": "jobs/*/tuned/manifest.json", "when": "before"},
+    {"key": "jobs/*/evaluation/manifest.json", "when": "before"},
+    {"key": "jobs/*/staged.json", "when": "before"},
+    {"key": "jobs/*/verdict.json", "when": "after"},
+    {"key": "jobs/*/report/report.json", "when": "before"},
+    {"call": "succeed"},
+)
+"""Where workers are killed, in the order in which a job comes there: every stage, before what it
+writes counts, and after."""
+
 
 @dataclass
 class Worker:
@@ -101,7 +118,8 @@ class Forge:
         """Starts a worker.
 
         Args:
-            config: `home`, `url`, `name` and further fields of `WorkerConfig` and `Timings`.
+            config: `home`, `url`, `name` and further fields of `WorkerConfig` and `Timings`;
+                `env` adds to its environment.
             halt: `{"key": pattern, "when": "before" | "after"}` of a write to the store, or
                 `{"call": name}` of a method of `Attempts`; None works to the end.
             pauses: Methods of `Attempts` before whose first call it waits for `Worker.go_on`.
@@ -256,8 +274,10 @@ def _work(order: dict[str, Any]) -> None:
     from server.store.home import Home
 
     logging.basicConfig(level=logging.WARNING)
+    Path(order["reached"]).parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger().addHandler(logging.FileHandler(f"{order['reached']}-log"))
     values = dict(order["config"])
+    os.environ.update(values.pop("env", {}))
     home = Home.at(Path(values.pop("home")), values.pop("url", None))
     if "models" in values:
         values["models"] = Path(values["models"])
@@ -307,6 +327,8 @@ def _halt_at(store: Any, pattern: str, when: str, stand_still: Any) -> None:
 
     def halting(key: str, place: Any, content: Any) -> None:
         chosen = fnmatch.fnmatch(key, pattern)
+        if chosen and when == "before" and not store.is_local:
+            stand_still()
         if chosen and when == "before":
             # What an unlucky moment leaves behind: a part of the file, not yet in its place.
             unfinished = store.folder(key)

@@ -16,8 +16,10 @@ from tests.support.old_folders import FOLDERS, RUNNING, Folder, restored, unpack
 def test_a_job_of_an_older_version_goes_on(
     kind: str, archive: Path, forge: Forge, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Its finished shard is kept. The rows of the job engine are not among those that the folder has
-    for PostgreSQL: there the job is resumed."""
+    """Its finished shard is kept.
+
+    The folder has no rows of the job engine for PostgreSQL: there the job is resumed.
+    """
     place, url = unpacked(archive, tmp_path / "old"), None
     if kind == "postgresql":
         url = request.getfixturevalue("postgres_url")
