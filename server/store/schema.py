@@ -6,6 +6,7 @@ those of the time before there were versions, begins at the first step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,10 @@ NEWEST = "0002"
 """The version that this code works with."""
 
 _LOCK = 0x64697370
+
+_log = logging.getLogger("disp.store")
+# Its remarks at level INFO are about itself.
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class UnknownVersion(Exception):
@@ -65,10 +70,11 @@ def _run(engine: Engine, steps: Callable[[Any, MigrationContext], Any]) -> None:
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        _known(version_of(connection))
+        found = _known(version_of(connection))
         context = _context(connection, fn=steps)
         with Operations.context(context):
             context.run_migrations()
+        _log.info("The tables had version %s and now have %s.", found, version_of(connection))
 
 
 def _context(connection: Connection, **options: Any) -> MigrationContext:

@@ -81,10 +81,11 @@ def job_server(
     checkpoint: Path,
     config: ServerConfig | None = None,
     datasets: Callable[[FileStore], DataSets] | None = None,
+    database_url: str | None = None,
 ) -> Iterator[JobServer]:
     """Serves until the end of the block."""
     config = config or ServerConfig()
-    database = Database(f"sqlite:///{home / 'disp.sqlite'}")
+    database = Database(database_url or f"sqlite:///{home / 'disp.sqlite'}")
     database.create_tables()
     store = BlobStore(home / "blobs")
     files = FileStore(database, home / "files", config.upload, store)
