@@ -15,14 +15,24 @@ from pathlib import Path
 from typing import Protocol
 
 from purifier.errors import PurifierError
-from server.engine import Engine, Serving
+from server.engine import CommitLater, Engine, Serving
 from server.engine.slot import ModelSlot, Weights
-from server.errors import CheckpointConflict, CheckpointDamaged, NotReady, ServerError
+from server.errors import (
+    CheckpointConflict,
+    CheckpointDamaged,
+    DatabaseUnavailable,
+    NotReady,
+    ServerError,
+)
 from server.store.audit import Actor
 from server.store.checkpoint_tables import CheckpointRecord
 from server.store.checkpoints import CheckpointStore
 
 _log = logging.getLogger("disp.deployer")
+
+COMMIT_WAIT = 0.1
+"""Seconds that the engine's thread waits for a lock of the database; then it goes on answering."""
+_RETRY_AFTER = 5
 
 
 class SwapObserver(Protocol):
@@ -93,13 +103,19 @@ class Deployer:
             GateFailed: If its evaluation failed and `forced` is not set.
             CheckpointDamaged, CanaryFailed, CheckpointConflict: If it cannot serve; then
                 nothing has changed.
+            DatabaseUnavailable: If the database is locked or away for too long; the same.
             NotReady, Draining: If nothing serves.
         """
         with self._one_at_a_time:
             record = self.store.check(checkpoint, forced=forced)
             if record.id == self.engine.serving().checkpoint and record.state == "active":
                 return record
-            self._swap(record, lambda: self.store.activate(record.id, actor=actor, forced=forced))
+            self._swap(
+                record,
+                lambda: self.store.activate(
+                    record.id, actor=actor, forced=forced, wait=COMMIT_WAIT
+                ),
+            )
             return self.store.get(record.id)
 
     def rollback(self, *, actor: Actor) -> CheckpointRecord:
@@ -108,11 +124,14 @@ class Deployer:
         Raises:
             CheckpointConflict: If there is no previous one.
             CheckpointDamaged, CanaryFailed: If it cannot serve; then nothing has changed.
+            DatabaseUnavailable: If the database is locked or away for too long; the same.
             NotReady, Draining: If nothing serves.
         """
         with self._one_at_a_time:
             record = self.store.check_rollback()
-            self._swap(record, lambda: self.store.rollback(actor, expected=record.id))
+            self._swap(
+                record, lambda: self.store.rollback(actor, expected=record.id, wait=COMMIT_WAIT)
+            )
             return self.store.get(record.id)
 
     def is_behind(self) -> bool:
@@ -155,10 +174,16 @@ class Deployer:
             restore = self._restore(old) if plan.way == "in_place" else None
             swapped = engine.swap(
                 lambda: self._slot.load(weights, plan),
-                commit=lambda _: commit(),
+                commit=lambda _: _now_or_later(commit),
                 restore=restore,
             )
             swapped.result()
+        except CommitLater as later:
+            self._slot.drop()
+            raise DatabaseUnavailable(
+                f"The database was locked or away for too long; {old} still serves.",
+                retry_after=_RETRY_AFTER,
+            ) from later
         except ServerError:
             self._slot.drop()
             raise
@@ -197,3 +222,10 @@ class Deployer:
             parent=record.parent,
             base=None if base is None else Weights(base.id, base.path, base.sha256),
         )
+
+
+def _now_or_later(commit: Callable[[], object]) -> None:
+    try:
+        commit()
+    except DatabaseUnavailable as error:
+        raise CommitLater from error

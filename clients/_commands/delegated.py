@@ -40,6 +40,7 @@ DELEGATES = {
     "purify": Delegate(("purifier.purify",), "relabel a training set with the model it poisoned"),
     "finetune": Delegate(("purifier.finetune",), "fine-tune a compromised model on purified data"),
     "keys": Delegate(("server.security",), "create, list and revoke keys"),
+    "schema": Delegate(("server.store", "schema"), "show and change the version of the tables"),
     "audit": Delegate(
         ("server.store", "audit"), "list and verify the audit log", ("list", "verify")
     ),

@@ -10,8 +10,10 @@ from server.engine.job import Job, Progress, Serving, Ticket
 from server.engine.outcomes import Observer
 from server.engine.pace import Room
 from server.engine.queue import Place
+from server.engine.swap import CommitLater
 
 __all__ = [
+    "CommitLater",
     "Engine",
     "EngineCounters",
     "EngineState",

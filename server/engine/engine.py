@@ -21,7 +21,7 @@ from server.engine.outcomes import Observer, Outcomes
 from server.engine.pace import Load, Pace, Room
 from server.engine.queue import AdmissionQueue, Place, Turn
 from server.engine.shared import SharedDefences
-from server.engine.swap import Swaps
+from server.engine.swap import COMMIT_SECONDS, Swaps
 from server.errors import ClientDisconnected, Draining, NotReady, QueueFull
 
 _log = logging.getLogger("disp.engine")
@@ -50,6 +50,7 @@ class Engine:
         room: Jobs that are denoised together.
         shared_bytes: Bytes of defences that are kept for identical requests; 0 keeps none.
         passes_per_step: Passes of newcomers between two steps of what runs.
+        commit_patience: Seconds for which the commit of a swap is tried again.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Engine:
         room: Room = DEFAULT_ROOM,
         shared_bytes: int = 0,
         passes_per_step: int = 1,
+        commit_patience: float = COMMIT_SECONDS,
     ) -> None:
         self._load = load
         self._deadline = deadline
@@ -76,7 +78,7 @@ class Engine:
         self._shared = SharedDefences(shared_bytes)
         self._newcomers = Newcomers(self._shared, self._turns, self._counting)
         self._beginning: Ticket | None = None
-        self._swaps = Swaps(self._queue, self)
+        self._swaps = Swaps(self._queue, self, commit_patience)
         self._state: EngineState = "loading"
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -162,7 +164,8 @@ class Engine:
             load: Loads the new model; called on a thread of its own, or with `restore` on the
                 engine's.
             commit: Makes the change known; called on the engine thread. If it raises, nothing
-                has changed.
+                has changed. After `CommitLater` it is called again for `commit_patience`, between
+                whose tries the engine goes on with the old model, or with `restore` waits.
             restore: Loads the old model again, should the new one fail after the old one's
                 weights were dropped.
 

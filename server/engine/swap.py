@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -16,6 +17,15 @@ from server.engine.queue import AdmissionQueue, Turn
 from server.errors import Draining, ServerError
 
 _log = logging.getLogger("disp.engine")
+
+
+COMMIT_SECONDS = 30.0
+"""For so long a commit that cannot be made now is tried again."""
+_COMMIT_PAUSE = 0.25
+
+
+class CommitLater(Exception):
+    """A commit cannot be made now, and has changed nothing; it may succeed a moment later."""
 
 
 class Host(Protocol):
@@ -44,11 +54,13 @@ class Swaps:
     Args:
         queue: Where a swap waits for its turn.
         host: The engine.
+        patience: Seconds for which a commit is tried again after `CommitLater`.
     """
 
-    def __init__(self, queue: AdmissionQueue, host: Host) -> None:
+    def __init__(self, queue: AdmissionQueue, host: Host, patience: float = COMMIT_SECONDS) -> None:
         self._queue = queue
         self._host = host
+        self._patience = patience
         self._known: weakref.WeakSet[Serving] = weakref.WeakSet()
         self._pending: set[Future[Serving]] = set()
         self.serving: Serving | None = None
@@ -91,20 +103,53 @@ class Swaps:
         commit: Callable[[Serving], object],
         done: Future[Serving],
     ) -> None:
+        """Loads beside the old model, which answers until the commit is made."""
         try:
             serving = load()
         except Exception as error:
             _fail(done, error)
-        else:
-            self._put_turn(lambda: self._flip(serving, commit), done, alone=False)
+            return
+        proved = False
 
-    def _put_turn(self, act: Callable[[], Serving], done: Future[Serving], *, alone: bool) -> None:
-        """Lets the engine act before all that waits, or with `alone` behind it and undisturbed."""
+        def flip() -> Serving:
+            nonlocal proved
+            if not proved:
+                self._host.prove(serving)
+                proved = True
+            commit(serving)
+            self.take_over(serving)
+            return serving
+
+        self._put_turn(flip, done, deadline=time.monotonic() + self._patience)
+
+    def _put_turn(
+        self,
+        act: Callable[[], Serving],
+        done: Future[Serving],
+        *,
+        alone: bool = False,
+        deadline: float = 0.0,
+    ) -> None:
+        """Lets the engine act before all that waits, or with `alone` behind it and undisturbed.
+
+        Until the deadline it acts again after a pause in which it goes on with its work, if the
+        commit cannot be made yet.
+        """
+
+        def again() -> None:
+            self._put_turn(act, done, alone=alone, deadline=deadline)
 
         def turn() -> None:
             try:
                 self._host.require_open()
                 serving = act()
+            except CommitLater as error:
+                if done.done() or time.monotonic() >= deadline:
+                    _fail(done, error)
+                    return
+                timer = threading.Timer(_COMMIT_PAUSE, again)
+                timer.daemon = True
+                timer.start()
             except Exception as error:
                 _fail(done, error)
             else:
@@ -115,12 +160,6 @@ class Swaps:
             self._queue.put_turn(Turn(turn, alone), last=alone)
         except Draining as error:
             _fail(done, error)
-
-    def _flip(self, serving: Serving, commit: Callable[[Serving], object]) -> Serving:
-        self._host.prove(serving)
-        commit(serving)
-        self.take_over(serving)
-        return serving
 
     def _replace(
         self,
@@ -133,7 +172,10 @@ class Swaps:
         serving: Serving | None = None
         try:
             serving = load()
-            return self._flip(serving, commit)
+            self._host.prove(serving)
+            self._commit(serving, commit)
+            self.take_over(serving)
+            return serving
         except Exception as error:
             if serving is not None:
                 serving.release()
@@ -142,6 +184,18 @@ class Swaps:
             if not self._host.abandoned:
                 self._put_back(restore)
             raise
+
+    def _commit(self, serving: Serving, commit: Callable[[Serving], object]) -> None:
+        """Commits where no other model could answer meanwhile."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                commit(serving)
+                return
+            except CommitLater:
+                if self._host.abandoned or time.monotonic() > deadline:
+                    raise
+            time.sleep(_COMMIT_PAUSE)
 
     def _put_back(self, restore: Callable[[], Serving]) -> None:
         try:

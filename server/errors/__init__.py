@@ -35,6 +35,7 @@
     |-- IdempotencyConflict         422 the key was used for another request
     |-- QueueFull                   429 with Retry-After
     |-- NotReady, Draining          503 with Retry-After
+    |-- DatabaseUnavailable         503 with Retry-After
     |-- DeadlineExceeded            504
     |-- GenerationFailed            500
     |-- StorageFull                 507
@@ -93,6 +94,7 @@ from server.errors.resources import (
 )
 from server.errors.service import (
     ClientDisconnected,
+    DatabaseUnavailable,
     DeadlineExceeded,
     Draining,
     GenerationFailed,
@@ -114,6 +116,7 @@ __all__ = [
     "ContextLengthExceeded",
     "DataFileInUse",
     "DataFileNotFound",
+    "DatabaseUnavailable",
     "DeadlineExceeded",
     "Draining",
     "GateFailed",

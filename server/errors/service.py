@@ -33,6 +33,15 @@ class NotReady(ServerError):
     retryable = True
 
 
+class DatabaseUnavailable(ServerError):
+    """The database is away, starting, or locked for too long."""
+
+    status = 503
+    code = "database_unavailable"
+    default = "The server's database does not answer now. Try again later."
+    retryable = True
+
+
 class Draining(ServerError):
     """The server is shutting down."""
 

@@ -14,5 +14,9 @@ class JobStopped(Interrupted):
     """The job was cancelled, paused, or goes on under a later attempt."""
 
 
+class DatabaseLost(Interrupted):
+    """The database was away for too long; the worker ends, and another one does the step."""
+
+
 class WorkerStopping(Interrupted):
     """This worker stops; another one does the step."""

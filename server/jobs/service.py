@@ -58,20 +58,37 @@ class JobService:
         *,
         key_id: str | None,
         idempotency_key: str | None = None,
+        request_sha256: str | None = None,
+        again_since: float | None = None,
     ) -> JobRecord:
-        """Creates a job in status `queued`.
+        """Creates a job in status `queued`, or finds the one that the same request has made.
 
         Args:
             spec: What is asked.
             sources: Where the ids of the spec lie; the caller has looked them up.
             key_id: Who asks; idempotency keys are theirs alone.
-            idempotency_key: A repetition with the same spec returns the job it made first.
+            idempotency_key: A repetition of the request returns the job it made first.
+            request_sha256: Hash of the request as it was sent.
+            again_since: As for `JobStore.create`.
 
         Raises:
-            IdempotencyConflict: If the idempotency key was used for another spec.
+            IdempotencyConflict: If the idempotency key was used for another request.
         """
         return self._jobs.create(
-            spec.to_dict(), sources.to_dict(), key_id=key_id, idempotency_key=idempotency_key
+            spec.to_dict(),
+            sources.to_dict(),
+            key_id=key_id,
+            idempotency_key=idempotency_key,
+            request_sha256=request_sha256,
+            again_since=again_since,
+        )
+
+    def find(
+        self, *, key_id: str | None, idempotency_key: str, request_sha256: str
+    ) -> JobRecord | None:
+        """The job that this very request made under this idempotency key, if there is one."""
+        return self._jobs.find(
+            key_id=key_id, idempotency_key=idempotency_key, request_sha256=request_sha256
         )
 
     def get(self, job_id: str) -> JobRecord:

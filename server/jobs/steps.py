@@ -11,16 +11,17 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, NoReturn
 
 import torch
 
 from purifier.errors import DataError, PurifierError
-from server.errors import ServerError
+from server.errors import DatabaseUnavailable, ServerError
 from server.jobs.activation import ActivationFailed
 from server.jobs.inputs import Inputs
-from server.jobs.interrupt import JobStopped, WorkerStopping
+from server.jobs.interrupt import DatabaseLost, JobStopped, WorkerStopping
 from server.jobs.job import Job
 from server.jobs.memory import MemoryShort
 from server.jobs.recovery import TuningFailed
@@ -53,6 +54,7 @@ class StepRunner:
         jobs: The jobs table.
         attempts: What workers write about jobs.
         inputs: Where this machine has what jobs need.
+        lost: Called when the worker must end, for the database stays away.
         takeovers: See `TAKEOVERS`.
     """
 
@@ -61,10 +63,12 @@ class StepRunner:
         jobs: JobStore,
         attempts: Attempts,
         inputs: Inputs,
+        lost: Callable[[], None],
         *,
         takeovers: int = TAKEOVERS,
     ) -> None:
         self._jobs = jobs
+        self._lost = lost
         self._inputs = inputs
         self._attempts = attempts
         self._takeovers = takeovers
@@ -93,17 +97,18 @@ class StepRunner:
         with self._idle:
             self._running += 1
         try:
-            if not self._stopping.is_set():
-                return self._guarded(attempt, step, work, stage, status)
+            with self._ended_without_database():
+                if not self._stopping.is_set():
+                    return self._guarded(attempt, step, work, stage, status)
         except WorkerStopping:
-            self._attempts.take_back(attempt, step)
+            with self._ended_without_database():
+                self._attempts.take_back(attempt, step)
         finally:
             with self._idle:
                 self._running -= 1
                 self._idle.notify_all()
-        # Returning would record an outcome. The process ends soon, and another worker does it.
-        threading.Event().wait()
-        raise AssertionError("unreachable")
+        # The process ends soon, and another worker does it.
+        self._wait_for_the_end()
 
     def stop(self, grace: float) -> bool:
         """Ends the running steps between two batches; returns whether all have ended in time."""
@@ -113,7 +118,26 @@ class StepRunner:
 
     def give_up(self, attempt: Attempt) -> None:
         """Fails an attempt whose workflow cannot go on."""
-        self._fail(attempt, JobError("internal_error", "The job's workflow failed; see the log."))
+        error = JobError("internal_error", "The job's workflow failed; see the log.")
+        with self._ended_without_database():
+            self._fail(attempt, error)
+            return
+        self._wait_for_the_end()
+
+    @contextmanager
+    def _ended_without_database(self) -> Iterator[None]:
+        """Ends the worker if the database stays away: nothing can be said about the step then."""
+        try:
+            yield
+        except (DatabaseLost, DatabaseUnavailable):
+            _log.exception("The database was out of reach for too long; the worker ends.")
+            self._lost()
+
+    @staticmethod
+    def _wait_for_the_end() -> NoReturn:
+        """Waits for the end of the process: returning would record an outcome of the step."""
+        threading.Event().wait()
+        raise AssertionError("unreachable")
 
     def _guarded(
         self, attempt: Attempt, step: str, work: Work, stage: str, status: JobStatus
@@ -128,6 +152,8 @@ class StepRunner:
             return {**self._tried(attempt, work, job), "outcome": "done"}
         except (AttemptOver, JobStopped):
             return dict(OVER)
+        except DatabaseUnavailable:
+            raise
         except OSError as error:
             _log.exception("Step %s of %s failed.", step, attempt.job_id)
             return self._settle_os_error(attempt, error)
@@ -160,7 +186,11 @@ class StepRunner:
             if time.monotonic() - asked < _CHECK_SECONDS:
                 return
             asked = time.monotonic()
-            if not self._attempts.stands(attempt):
+            try:
+                stands = self._attempts.stands(attempt)
+            except DatabaseUnavailable as error:
+                raise DatabaseLost from error
+            if not stands:
                 raise JobStopped
 
         return check

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from dbos import DBOS
 
+from server.errors import DatabaseUnavailable
 from server.jobs.workflow import PIPELINE, QUEUE_OF, Pipeline
 from server.store.attempts import Attempts
+from server.store.database import LOCK_SECONDS
 from server.store.workers import WorkerTable
 
 _log = logging.getLogger("disp.jobs")
@@ -25,15 +27,18 @@ class Timings:
 
     Attributes:
         heartbeat: Between two signs of life.
-        patience: Without a sign of life, after which a worker is dead.
+        patience: Without a sign of life, after which a worker is dead; it goes on trying for so
+            long when the database is away.
         poll: Between two looks for work.
         grace: For running steps to stop when the worker is asked to.
+        lock_wait: That a transaction waits for SQLite's write lock before it is tried again.
     """
 
     heartbeat: float = 10.0
     patience: float = 60.0
     poll: float = 1.0
     grace: float = 30.0
+    lock_wait: float = LOCK_SECONDS
 
 
 class Upkeep:
@@ -91,8 +96,9 @@ class Upkeep:
         while True:
             try:
                 work()
+            except DatabaseUnavailable:
+                _log.warning("The database does not answer the upkeep of the worker; it goes on.")
             except Exception:
-                # The database may be away for a while, or full.
                 _log.exception("The upkeep of the worker failed; it goes on.")
             if time.monotonic() - self._last_beat > self._timings.patience:
                 _log.error("The database was out of reach for too long; the worker ends.")

@@ -17,7 +17,7 @@ from dbos import DBOSPortableJSONSerializer as JsonSerializer
 
 from purifier.errors import CheckpointError
 from server.data_sets import DataRoot
-from server.errors import ServerError
+from server.errors import DatabaseUnavailable, ServerError
 from server.jobs.activation import Activation
 from server.jobs.inputs import Inputs
 from server.jobs.memory import MemoryShort, require_memory
@@ -29,6 +29,7 @@ from server.store.attempts import Attempts
 from server.store.blobs import BlobDamaged, open_store
 from server.store.checkpoints import CheckpointStore
 from server.store.database import open_database
+from server.store.events import EventLog
 from server.store.home import Home
 from server.store.jobs import ACTIVE, JobStore
 from server.store.result_files import ResultFiles
@@ -91,19 +92,25 @@ class JobWorker:
     def __init__(self, config: WorkerConfig, make_stages: Callable[..., Stages] = Stages) -> None:
         self._config = config
         home = config.home.create()
-        self._database = open_database(home.database_url)
+        timings = config.timings
+        self._database = open_database(
+            home.database_url, patience=timings.patience, lock_wait=timings.lock_wait
+        )
+        # What is done again and again anyway is not waited for.
+        hasty = self._database.with_patience(0.0)
         self._jobs = JobStore(self._database)
-        self._attempts = Attempts(self._database)
+        self._attempts = attempts = Attempts(self._database)
         store = open_store(home, config.store)
         checkpoints = CheckpointStore(self._database, home.checkpoints, store=store)
         self._inputs = Inputs(home, store, checkpoints, config.roots, config.models)
         self._check_memory()
-        self._workers = WorkerTable(self._database, patience=config.timings.patience)
+        self._workers = WorkerTable(hasty, patience=timings.patience)
         self._executor = self._workers.register(config.name, config.device)
         self._scratch = home.scratch / self._executor
         self._scratch.mkdir(parents=True)
-        attempts = self._attempts
-        self._runner = StepRunner(self._jobs, attempts, self._inputs, takeovers=config.takeovers)
+        self._runner = StepRunner(
+            self._jobs, attempts, self._inputs, self._end, takeovers=config.takeovers
+        )
         stages = make_stages(
             store,
             self._jobs,
@@ -115,18 +122,18 @@ class JobWorker:
                 config.dtype,
                 self._scratch,
                 processes=config.processes,
-                grace=config.timings.grace,
+                grace=timings.grace,
             ),
             ResultFiles(self._database, store),
         )
         DBOS(config=_engine_config(home.database_url, self._executor))
-        pipeline = Pipeline(stages, self._runner, poll=config.timings.poll)
+        pipeline = Pipeline(stages, self._runner, poll=timings.poll)
         self._upkeep = Upkeep(
             self._executor,
             self._workers,
-            attempts,
+            Attempts(hasty),
             pipeline,
-            config.timings,
+            timings,
             home.scratch,
             self._end,
         )
@@ -147,7 +154,10 @@ class JobWorker:
         stop.wait()
         self._runner.stop(self._config.timings.grace)
         self._upkeep.stop()
-        self._workers.leave(self._executor)
+        try:
+            self._workers.leave(self._executor)
+        except DatabaseUnavailable:
+            _log.warning("The database does not answer; the others see that this worker is gone.")
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._end()
 
@@ -162,7 +172,7 @@ class JobWorker:
                 # Its first step says what is wrong with it; others may be well.
                 _log.warning("The model of %s cannot be read: %s", job.id, error)
             except MemoryShort as error:
-                self._attempts.refused(job.id, config.name, str(error))
+                EventLog(self._database).refused(job.id, config.name, str(error))
                 raise
 
     @staticmethod

@@ -13,7 +13,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from server.chunks import DONE
 from server.engine import Engine
-from server.errors import JobNotFound, NotFound
+from server.errors import DatabaseUnavailable, JobNotFound, NotFound
 from server.job_answers import event_body, event_number
 from server.jobs.service import Event, JobService
 from server.routes.access import EngineHere, Require, ServicesHere, needed
@@ -90,13 +90,19 @@ async def _follow(
     """Every event after one, as it happens, until the job has finished or the server stops."""
     quiet = 0.0
     while True:
-        job = await run_sync(jobs.get, job_id)
-        if job.last_event > after:
-            for event in await run_sync(_after, jobs, job_id, after):
-                yield _encoded(event)
-                after, quiet = event.number, 0.0
+        finished = False
+        try:
+            job = await run_sync(jobs.get, job_id)
+            finished = job.finished and job.last_event <= after
+            found = await run_sync(_after, jobs, job_id, after) if job.last_event > after else []
+        except DatabaseUnavailable:
+            found = []  # it may come back; whoever reads is kept
+        for event in found:
+            yield _encoded(event)
+            after, quiet = event.number, 0.0
+        if found:
             continue
-        if job.finished:
+        if finished:
             yield format_sse_event(data_str=DONE)
             return
         if engine.state in ("draining", "stopped"):

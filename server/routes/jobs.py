@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from typing import Annotated
 
@@ -50,7 +52,7 @@ _NONE = refusals(JobNotFound)
 _CONFLICT = refusals(JobNotFound, JobStateConflict)
 
 _RETRY_SECONDS = 900
-_RETRY_JOBS = 20
+"""How long ago the `openai` package may have sent what it repeats, without an idempotency key."""
 _LONGEST_KEY = 255
 
 
@@ -95,13 +97,20 @@ def create(
             "models:admin; ask for approval or never.",
             param="method.disp.activate",
         )
-    spec, sources = _plan(body, principal, services)
+    key_id, sent = principal.key_id, _hash(body)
     record = None
-    if idempotency_key is None and retry_count != "0":
-        record = _made_before(jobs, spec, principal)
+    if idempotency_key is not None:
+        # What the request names may be gone or another one by now; its job is the same.
+        record = jobs.find(key_id=key_id, idempotency_key=idempotency_key, request_sha256=sent)
     if record is None:
+        spec, sources = _plan(body, principal, services)
         record = jobs.create(
-            spec, sources, key_id=principal.key_id, idempotency_key=idempotency_key
+            spec,
+            sources,
+            key_id=key_id,
+            idempotency_key=idempotency_key,
+            request_sha256=sent,
+            again_since=None if retry_count == "0" else time.time() - _RETRY_SECONDS,
         )
     response.headers["location"] = f"{router.prefix}/{record.id}"
     return job_body(record)
@@ -228,13 +237,7 @@ def _check_key(key: str | None) -> None:
         )
 
 
-def _made_before(jobs: JobService, spec: JobSpec, principal: Principal) -> JobRecord | None:
-    """The job of a request that the `openai` package says to send again.
-
-    The package repeats a request whose answer it did not get, without an idempotency key.
-    """
-    since = time.time() - _RETRY_SECONDS
-    for record in jobs.list(limit=_RETRY_JOBS, key_id=principal.key_id):
-        if record.created_at >= since and dict(record.spec) == spec.to_dict():
-            return record
-    return None
+def _hash(body: JobRequest) -> str:
+    """Of a request as it was sent, whatever the order of its fields; SHA-256 in hex."""
+    text = json.dumps(body.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

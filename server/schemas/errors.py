@@ -45,6 +45,7 @@ ErrorCode = Literal[
     "unsupported_media_type",
     "queue_full",
     "not_ready",
+    "database_unavailable",
     "draining",
     "deadline_exceeded",
     "generation_failed",

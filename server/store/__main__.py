@@ -1,7 +1,7 @@
 """`python -m server.store`: looks at the data folder itself; no server need run.
 
-`disp audit ...` is `python -m server.store audit ...`, and `disp checkpoints export ...` is
-`python -m server.store export ...`.
+`disp audit ...` is `python -m server.store audit ...`, and so is `disp schema ...`; `disp
+checkpoints export ...` is `python -m server.store export ...`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from purifier.errors import PurifierError
 from purifier.mdlm.export import DTYPES
@@ -19,9 +21,10 @@ from server.errors import ServerError
 from server.store.audit import AuditLog
 from server.store.blobs import open_store
 from server.store.checkpoints import CheckpointStore
-from server.store.database import Database, DatabaseError, open_database
+from server.store.database import Database, DatabaseError, explained, open_database
 from server.store.export import export
 from server.store.home import Home, HomeError, find_root
+from server.store.schema import NEWEST, downgrade, require_version, upgrade, version_of
 
 OK, FAILED, USAGE = 0, 1, 2
 _PAGE = 1000
@@ -32,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         home = Home.at(find_root(args.data_dir, demo=args.demo), args.database_url)
+        if args.room == "schema":
+            return _schema(args, home)
         database = _open(home)
         try:
             return _run(args, home, database)
@@ -76,18 +81,45 @@ def _parser() -> argparse.ArgumentParser:
         help="of merged weights; by default bfloat16 if the base has no wider ones, else float32",
     )
     exported.add_argument("--store", metavar="URL", help="the store that all workers share")
-    for command in (verify, shown, add, exported):
+    for command in (verify, shown, add, exported, *_schema_commands(rooms)):
         command.add_argument("--data-dir", type=Path, help="DISP_DATA_DIR; ./disp-data")
         command.add_argument("--database-url", help="postgresql+psycopg://...")
         command.add_argument("--demo", action="store_true", help="those of `serve --demo`")
     return parser
 
 
+def _schema_commands(rooms: Any) -> tuple[argparse.ArgumentParser, ...]:
+    schema = rooms.add_parser("schema", help="the version of the tables", prog="disp schema")
+    acts = schema.add_subparsers(dest="act", required=True)
+    shown = acts.add_parser("show", help="print the version of the tables, and this code's")
+    up = acts.add_parser("upgrade", help="bring them to this code's, as a server does at its start")
+    down = acts.add_parser("downgrade", help="bring them back to an older version; nothing may run")
+    down.add_argument("version", metavar="VERSION", help="such as 0001")
+    return shown, up, down
+
+
 def _open(home: Home) -> Database:
-    """Opens what is there: a command that looks makes no new data folder."""
+    return open_database(_there(home).database_url)
+
+
+def _there(home: Home) -> Home:
+    """A command that looks makes no new data folder."""
     if not home.root.is_dir():
         raise HomeError(f"There is no data folder {home.root}: give it with --data-dir.")
-    return open_database(home.create().database_url)
+    return home.create()
+
+
+def _schema(args: argparse.Namespace, home: Home) -> int:
+    with explained(), closing(Database(_there(home).database_url)) as database:
+        if args.act == "upgrade":
+            upgrade(database.engine)
+        elif args.act == "downgrade":
+            require_version(args.version)
+            downgrade(database.engine, args.version)
+        with database.reading() as connection:
+            found = version_of(connection)
+        print(f"version {found} of {NEWEST}" if found else f"no version yet, of {NEWEST}")
+    return OK
 
 
 def _run(args: argparse.Namespace, home: Home, database: Database) -> int:

@@ -16,9 +16,10 @@ from sqlalchemy import Connection, select, update
 
 from server.store.database import Database
 from server.store.events import EventType, append_event
-from server.store.job_tables import events, jobs, shards, starts
+from server.store.job_tables import jobs, shards, starts
 from server.store.jobs import ACTIVE, APPROVAL, JobError, JobStatus
 from server.store.measures import note
+from server.store.outages import all_retried
 
 
 class AttemptOver(Exception):
@@ -33,6 +34,7 @@ class Attempt:
     number: int
 
 
+@all_retried
 class Attempts:
     """What workers write about jobs."""
 
@@ -45,29 +47,37 @@ class Attempts:
         An attempt that was handed over for an older pipeline than `version` is followed by a
         new one, which keeps what is finished.
         """
+        query = (
+            select(jobs.c.id, jobs.c.attempt, jobs.c.dispatched, jobs.c.pipeline)
+            .where(jobs.c.status.in_(ACTIVE))
+            .order_by(jobs.c.number)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        found = []
+        for row in rows:
+            attempt = Attempt(row.id, row.attempt)
+            if row.dispatched != row.attempt:
+                found.append(attempt)
+            elif row.pipeline is not None and row.pipeline < version:
+                found += self._following(attempt)
+        return found
+
+    def _following(self, attempt: Attempt) -> list[Attempt]:
+        """The attempt after one, unless somebody else has begun that meanwhile."""
+        following = Attempt(attempt.job_id, attempt.number + 1)
         with self._database.transaction() as connection:
-            rows = connection.execute(
-                select(jobs.c.id, jobs.c.attempt, jobs.c.dispatched, jobs.c.pipeline)
-                .where(jobs.c.status.in_(ACTIVE))
-                .order_by(jobs.c.number)
-            ).all()
-            found = []
-            for row in rows:
-                attempt = row.attempt
-                if row.dispatched == attempt:
-                    if row.pipeline is None or row.pipeline >= version:
-                        continue
-                    attempt += 1
-                    connection.execute(
-                        update(jobs).where(jobs.c.id == row.id).values(attempt=attempt)
-                    )
-                    append_event(
-                        connection,
-                        row.id,
-                        "The job goes on under a newer version of the service.",
-                    )
-                found.append(Attempt(row.id, attempt))
-            return found
+            change = update(jobs).where(
+                jobs.c.id == attempt.job_id,
+                jobs.c.attempt == attempt.number,
+                jobs.c.status.in_(ACTIVE),
+            )
+            if connection.execute(change.values(attempt=following.number)).rowcount == 0:
+                return []
+            append_event(
+                connection, attempt.job_id, "The job goes on under a newer version of the service."
+            )
+        return [following]
 
     def dispatched(self, attempt: Attempt, version: int) -> None:
         """Notes that the job engine has an attempt."""
@@ -80,7 +90,7 @@ class Attempts:
 
     def stands(self, attempt: Attempt) -> bool:
         """Whether the attempt is still wanted."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(
                 select(jobs.c.status, jobs.c.attempt).where(jobs.c.id == attempt.job_id)
             ).first()
@@ -149,17 +159,6 @@ class Attempts:
             _locked(connection, attempt)
             kind: EventType = "metrics" if metrics else "message"
             append_event(connection, attempt.job_id, message, type=kind, data=data)
-
-    def refused(self, job_id: str, worker: str, reason: str) -> None:
-        """Notes, once for every worker, that a worker cannot do a job that waits."""
-        message = f"Worker {worker} cannot do this job: {reason}"
-        with self._database.transaction() as connection:
-            told = select(events.c.number).where(
-                events.c.job_id == job_id,
-                events.c.message.startswith(f"Worker {worker} cannot", autoescape=True),
-            )
-            if connection.execute(told).first() is None:
-                append_event(connection, job_id, message, level="warn", data={"worker": worker})
 
     def planned(
         self,
@@ -297,7 +296,7 @@ class Attempts:
 
     def approved(self, attempt: Attempt) -> bool:
         """Whether a person allowed the activation."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             query = select(jobs.c.approved).where(jobs.c.id == attempt.job_id)
             return bool(connection.execute(query).scalar_one())
 

@@ -18,6 +18,7 @@ from sqlalchemy import BigInteger, Column, Connection, Float, Integer, String, T
 from sqlalchemy.dialects import postgresql, sqlite
 
 from server.store.database import Database, metadata
+from server.store.outages import all_retried
 
 GENESIS = "0" * 64
 """What stands before the first row."""
@@ -62,6 +63,11 @@ class Actor:
     name: str
     key_id: str | None = None
     request_id: str | None = None
+
+
+def as_actor(actor: Actor | str) -> Actor:
+    """Somebody of whom perhaps only the name is given."""
+    return actor if isinstance(actor, Actor) else Actor(actor)
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class Verdict:
     problem: str | None = None
 
 
+@all_retried
 class AuditLog:
     """Appends, lists and verifies rows; there is no way to change or remove one."""
 
@@ -142,7 +149,7 @@ class AuditLog:
         """The rows numbered above `after`, in order, at most `limit`."""
         query = select(audit_rows).where(audit_rows.c.number > after)
         query = query.order_by(audit_rows.c.number).limit(limit)
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return [AuditRow(**row._mapping) for row in connection.execute(query)]
 
     def verify(self, known: str | None = None) -> Verdict:
@@ -153,8 +160,8 @@ class AuditLog:
         """
         previous, count = GENESIS, 0
         seen = known in (None, GENESIS)
-        with self._database.transaction() as connection:
-            head = connection.execute(select(audit_head).with_for_update(read=True)).first()
+        with self._database.reading() as connection:
+            head = connection.execute(select(audit_head)).first()
             query = select(audit_rows).order_by(audit_rows.c.number)
             for found in connection.execute(query):
                 row = AuditRow(**found._mapping)

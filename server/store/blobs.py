@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,7 +49,7 @@ class BlobStore:
 
     def __init__(self, url: str | Path, *, cache: Path | None = None) -> None:
         self.url = str(url)
-        self._fs, root = fsspec.core.url_to_fs(self.url)
+        self._fs, root = fsspec.core.url_to_fs(self.url, **_uncached(self.url))
         self._root = str(root).rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
         if not self.is_local and cache is None:
@@ -109,14 +109,14 @@ class BlobStore:
         self._commit(key, lambda path: _copy_durably(source, path), source)
 
     def local(self, key: str) -> Path:
-        """A file as a path of this machine; remote files are copied once.
+        """A file as a path of this machine; a remote one is copied whenever it has changed.
 
         Raises:
             FileNotFoundError: If it is not there.
         """
         path = self._cache / _checked(key)
-        if not path.is_file() and not self.is_local:
-            self._download(key, path)
+        if not self.is_local:
+            self._refresh(key, path)
         if not path.is_file():
             raise FileNotFoundError(key)
         return path
@@ -210,7 +210,9 @@ class BlobStore:
         if self.exists(key):
             self._fs.rm_file(self._path(key))
         if not self.is_local:
-            (self._cache / _checked(key)).unlink(missing_ok=True)
+            path = self._cache / _checked(key)
+            _version_file(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def remove_folder(self, key: str) -> None:
         """Takes a folder away; it does not count any more from the first moment on."""
@@ -242,14 +244,42 @@ class BlobStore:
             self._fs.put_file(str(content), temporary)
         self._fs.mv(temporary, final)
 
+    def _refresh(self, key: str, path: Path) -> None:
+        """Copies a remote file unless this machine has a copy of what is there now."""
+        version, noted = str(self._fs.ukey(self._path(key))), _version_file(path)
+        if path.is_file() and noted.is_file() and noted.read_text() == version:
+            return
+        noted.unlink(missing_ok=True)
+        self._download(key, path)
+        _replace(noted, lambda place: place.write_text(version))
+
     def _download(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            self._fs.get_file(self._path(key), str(temporary))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _replace(path, lambda place: self._fs.get_file(self._path(key), str(place)))
+
+
+def _uncached(url: str) -> dict[str, Any]:
+    """Options that keep every file system of a chained URL from remembering listings.
+
+    Other processes write into the store, and are waited for by looking again.
+    """
+    protocols = [part.partition("://")[0] for part in url.split("::")]
+    return {protocol: {"use_listings_cache": False} for protocol in protocols}
+
+
+def _version_file(path: Path) -> Path:
+    """Where it stands which version of a remote file a copy is of."""
+    return path.with_name(f".{path.name}.version")
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file of this machine beside its place and moves it there."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def is_key(text: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,3 +78,58 @@ class CheckpointRecord:
     def name(self) -> str:
         """The checkpoint's name without its hash."""
         return self.id.partition("@")[0]
+
+
+def record_of(row: Any, folder: Path, served: Mapping[str, State]) -> CheckpointRecord:
+    """A row of `checkpoints` as the rest of the service sees it.
+
+    Args:
+        row: The row.
+        folder: The store's, which paths may be relative to.
+        served: `served_states` of the deployment.
+    """
+    values = dict(row._mapping)
+    values["path"] = folder / row.path
+    values["files"] = json.loads(row.files)
+    values["metrics"] = json.loads(row.metrics)
+    values["gate_reasons"] = tuple(json.loads(row.gate_reasons))
+    values["state"] = served.get(row.id, row.state)
+    return CheckpointRecord(**values)
+
+
+def served_states(rows: Sequence[Any]) -> dict[str, State]:
+    """State by checkpoint of what rows of `slots` point to."""
+    served: dict[str, State] = {}
+    for row in rows:
+        if row.previous is not None:
+            served.setdefault(row.previous, "previous")
+        served[row.active] = "active"
+    return served
+
+
+def new_row(
+    id: str,
+    sha256: str,
+    files: Mapping[str, str],
+    *,
+    path: Path,
+    base: str | None,
+    parent: str | None,
+    job_id: str | None,
+    metrics: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The row of a checkpoint that was staged just now; see `CheckpointRecord`."""
+    return {
+        "id": id,
+        "sha256": sha256,
+        "base": base,
+        "parent": parent,
+        "path": str(path),
+        "files": json.dumps(dict(files)),
+        "state": "staged",
+        "job_id": job_id,
+        "metrics": json.dumps(dict(metrics)),
+        "gate_passed": None,
+        "gate_reasons": "[]",
+        "created_at": int(time.time()),
+    }

@@ -19,12 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Table, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, select, update
 
 from purifier.errors import CheckpointError
 from server.errors import CheckpointConflict, CheckpointDamaged, CheckpointNotFound, GateFailed
-from server.store.audit import Actor, append_row
+from server.store.audit import Actor, append_row, as_actor
 from server.store.blobs import BlobStore
 from server.store.checkpoint_fetch import fetch, tuned_folder
 from server.store.checkpoint_files import (
@@ -36,10 +35,20 @@ from server.store.checkpoint_files import (
     take_in,
 )
 from server.store.checkpoint_removal import refuse_if_needed, remove_files, sweep
-from server.store.checkpoint_tables import CheckpointRecord, State, checkpoints, slots
+from server.store.checkpoint_tables import (
+    CheckpointRecord,
+    State,
+    checkpoints,
+    new_row,
+    record_of,
+    served_states,
+    slots,
+)
 from server.store.database import Database
+from server.store.outages import all_retried
 
 
+@all_retried
 class CheckpointStore:
     """The checkpoints of a database and its folder.
 
@@ -118,15 +127,15 @@ class CheckpointStore:
         Raises:
             CheckpointNotFound: If there is none of this id.
         """
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return self._get(connection, checkpoint)
 
     def list(self) -> list[CheckpointRecord]:
         """Every checkpoint, the latest first."""
         query = select(checkpoints).order_by(checkpoints.c.created_at.desc(), checkpoints.c.id)
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             served = self._served(connection)
-            return [self._record(row, served) for row in connection.execute(query)]
+            return [record_of(row, self._folder, served) for row in connection.execute(query)]
 
     def path(self, checkpoint: str) -> Path:
         """The folder of a checkpoint.
@@ -148,11 +157,12 @@ class CheckpointStore:
             check_files(record.path, record.files)
         except CheckpointError as error:
             raise CheckpointDamaged(error.message) from None
-        change = update(checkpoints).values(state="verified")
+        staged = (checkpoints.c.id == checkpoint, checkpoints.c.state == "staged")
+        with self._database.reading() as connection:
+            if connection.execute(select(checkpoints.c.id).where(*staged)).first() is None:
+                return self._get(connection, checkpoint)
         with self._database.transaction() as connection:
-            connection.execute(
-                change.where(checkpoints.c.id == checkpoint, checkpoints.c.state == "staged")
-            )
+            connection.execute(update(checkpoints).where(*staged).values(state="verified"))
             return self._get(connection, checkpoint)
 
     def bring(self, checkpoint: str, *, beside: Path | None = None) -> CheckpointRecord:
@@ -193,7 +203,7 @@ class CheckpointStore:
             if gone.rowcount == 0:
                 raise CheckpointNotFound
             append_row(
-                connection, _as_actor(actor), "delete_checkpoint", record.id, before=record.state
+                connection, as_actor(actor), "delete_checkpoint", record.id, before=record.state
             )
         remove_files(self._folder, record.path)
         if self._store is not None and record.job_id is not None:
@@ -201,7 +211,7 @@ class CheckpointStore:
 
     def sweep(self) -> None:
         """Removes files that no checkpoint has, a day after they were put there."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             paths = connection.execute(select(checkpoints.c.path)).scalars().all()
         sweep(self._folder, {Path(path).parts[0] for path in paths})
 
@@ -226,7 +236,7 @@ class CheckpointStore:
             What it served last; at its first start `origin` itself, which is active from now on.
         """
         self.deployment = origin
-        first = _insert(self._database, slots).values(
+        first = self._database.insert(slots).values(
             deployment=origin, active=origin, previous=None, changed_at=time.time()
         )
         with self._database.transaction() as connection:
@@ -255,11 +265,22 @@ class CheckpointStore:
         return record
 
     def activate(
-        self, checkpoint: str, *, actor: Actor | str, forced: bool = False
+        self,
+        checkpoint: str,
+        *,
+        actor: Actor | str,
+        forced: bool = False,
+        wait: float | None = None,
     ) -> CheckpointRecord:
         """Makes a checkpoint the active one, and the active one the previous; one transaction.
 
         Activating the active one changes nothing. What happened goes into the audit log.
+
+        Args:
+            checkpoint: Its id.
+            actor: Who does it.
+            forced: Also if its evaluation failed.
+            wait: Seconds to wait for a lock of the database; by default the database's own.
 
         Raises:
             CheckpointNotFound: If there is none of this id.
@@ -268,14 +289,17 @@ class CheckpointStore:
         """
         record = self.check(checkpoint, forced=forced)
         action = "force" if record.gate_passed is False else "activate"
-        return self._move(record.id, _as_actor(actor), action)
+        return self._move(record.id, as_actor(actor), action, wait)
 
-    def rollback(self, actor: Actor | str, *, expected: str | None = None) -> CheckpointRecord:
+    def rollback(
+        self, actor: Actor | str, *, expected: str | None = None, wait: float | None = None
+    ) -> CheckpointRecord:
         """Makes the previous checkpoint the active one, and the active one the previous.
 
         Args:
             actor: Who does it.
             expected: The checkpoint that must be the previous one.
+            wait: As for `activate`.
 
         Raises:
             CheckpointConflict: If there is no previous one, or it is not the expected one.
@@ -283,7 +307,7 @@ class CheckpointStore:
         record = self.check_rollback()
         if expected not in (None, record.id):
             raise CheckpointConflict("Another checkpoint was activated meanwhile; look again.")
-        return self._move(record.id, _as_actor(actor), "rollback")
+        return self._move(record.id, as_actor(actor), "rollback", wait)
 
     def check_rollback(self) -> CheckpointRecord:
         """What `rollback` would activate.
@@ -296,8 +320,10 @@ class CheckpointStore:
             raise CheckpointConflict("There is no previous checkpoint to roll back to.")
         return record
 
-    def _move(self, checkpoint: str, actor: Actor, action: str) -> CheckpointRecord:
-        with self._database.transaction() as connection:
+    def _move(
+        self, checkpoint: str, actor: Actor, action: str, wait: float | None
+    ) -> CheckpointRecord:
+        with self._database.transaction(wait=wait) as connection:
             slot = connection.execute(self._slot().with_for_update()).one()
             record = self._get(connection, checkpoint)
             if slot.active == checkpoint:
@@ -317,7 +343,7 @@ class CheckpointStore:
     def _pointed(self, column: Literal["active", "previous"]) -> CheckpointRecord | None:
         if self.deployment is None:
             return None
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             slot = connection.execute(self._slot()).first()
             found = None if slot is None else slot._mapping[column]
             return None if found is None else self._get(connection, str(found))
@@ -328,13 +354,7 @@ class CheckpointStore:
     def _served(self, connection: Connection) -> dict[str, State]:
         """State by id of what the deployment, or without one any deployment, points to."""
         query: Any = select(slots) if self.deployment is None else self._slot()
-        rows = connection.execute(query).all()
-        served: dict[str, State] = {}
-        for row in rows:
-            if row.previous is not None:
-                served.setdefault(row.previous, "previous")
-            served[row.active] = "active"
-        return served
+        return served_states(connection.execute(query).all())
 
     def _get(self, connection: Connection, checkpoint: str) -> CheckpointRecord:
         row = connection.execute(
@@ -342,16 +362,7 @@ class CheckpointStore:
         ).one_or_none()
         if row is None:
             raise CheckpointNotFound
-        return self._record(row, self._served(connection))
-
-    def _record(self, row: Any, served: Mapping[str, State]) -> CheckpointRecord:
-        values = dict(row._mapping)
-        values["path"] = self._folder / row.path
-        values["files"] = json.loads(row.files)
-        values["metrics"] = json.loads(row.metrics)
-        values["gate_reasons"] = tuple(json.loads(row.gate_reasons))
-        values["state"] = served.get(row.id, row.state)
-        return CheckpointRecord(**values)
+        return record_of(row, self._folder, self._served(connection))
 
     def _add(
         self,
@@ -363,36 +374,24 @@ class CheckpointStore:
         metrics: Mapping[str, Any],
     ) -> CheckpointRecord:
         base_id = None if base is None else base.id
-        values = {
-            "id": content.id,
-            "sha256": content.sha256,
-            "base": base_id,
-            "parent": parent or content.parent or base_id,
-            "path": str(path),
-            "files": json.dumps(dict(content.hashes)),
-            "state": "staged",
-            "job_id": job_id,
-            "metrics": json.dumps(dict(metrics)),
-            "gate_passed": None,
-            "gate_reasons": "[]",
-            "created_at": int(time.time()),
-        }
-        insert = _insert(self._database, checkpoints).values(values)
+        values = new_row(
+            content.id,
+            content.sha256,
+            content.hashes,
+            path=path,
+            base=base_id,
+            parent=parent or content.parent or base_id,
+            job_id=job_id,
+            metrics=metrics,
+        )
+        insert = self._database.insert(checkpoints).values(values)
         moved = insert.on_conflict_do_update(index_elements=["id"], set_={"path": str(path)})
         with self._database.transaction() as connection:
             connection.execute(moved)
             return self._get(connection, content.id)
 
 
-def _insert(database: Database, table: Table) -> Any:
-    return (sqlite if database.is_sqlite else postgresql).insert(table)
-
-
 def _set_state(connection: Connection, checkpoint: str, state: State) -> None:
     connection.execute(
         update(checkpoints).where(checkpoints.c.id == checkpoint).values(state=state)
     )
-
-
-def _as_actor(actor: Actor | str) -> Actor:
-    return actor if isinstance(actor, Actor) else Actor(actor)

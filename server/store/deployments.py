@@ -12,10 +12,23 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Column, Connection, Float, String, Table, Text, delete, or_, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    Select,
+    String,
+    Table,
+    Text,
+    delete,
+    or_,
+    select,
+    update,
+)
 
 from server.store.checkpoint_tables import checkpoints, slots
 from server.store.database import Database, metadata
+from server.store.outages import all_retried
 
 RequestState = Literal["requested", "running", "done", "failed", "withdrawn"]
 
@@ -79,6 +92,7 @@ class LiveServer:
     checkpoint: str
 
 
+@all_retried
 class Deployments:
     """The requests and the servers of a database."""
 
@@ -120,7 +134,7 @@ class Deployments:
 
     def get(self, request: str) -> DeploymentRequest | None:
         """A request as it stands now."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(select(requests).where(requests.c.id == request)).first()
             return None if row is None else DeploymentRequest(**row._mapping)
 
@@ -136,19 +150,11 @@ class Deployments:
         A server claims only while it works on no request. One that is `running` at itself was
         therefore claimed without its hearing of it, and is taken again.
         """
+        with self._database.reading() as connection:
+            if connection.execute(_open(connection, deployment, server)).first() is None:
+                return None
         with self._database.transaction() as connection:
-            others = [item.id for item in _alive(connection) if item.id != server]
-            left = (requests.c.state == "running") & requests.c.server.not_in(others)
-            query = (
-                select(requests)
-                .where(
-                    requests.c.deployment == deployment,
-                    or_(requests.c.state == "requested", left),
-                )
-                .order_by(requests.c.created_at)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
+            query = _open(connection, deployment, server).with_for_update(skip_locked=True)
             row = connection.execute(query).first()
             if row is None:
                 return None
@@ -182,9 +188,21 @@ class Deployments:
 
     def alive(self, deployment: str | None = None) -> list[LiveServer]:
         """The servers that were seen just now; those of one deployment or all."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             found = _alive(connection)
         return [item for item in found if deployment in (None, item.deployment)]
+
+
+def _open(connection: Connection, deployment: str, server: str) -> Select[Any]:
+    """The oldest request that no other living server works on."""
+    others = [item.id for item in _alive(connection) if item.id != server]
+    left = (requests.c.state == "running") & requests.c.server.not_in(others)
+    return (
+        select(requests)
+        .where(requests.c.deployment == deployment, or_(requests.c.state == "requested", left))
+        .order_by(requests.c.created_at)
+        .limit(1)
+    )
 
 
 def _alive(connection: Connection) -> list[LiveServer]:

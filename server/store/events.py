@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select, update
 from purifier.messages import bounded
 from server.store.database import Database
 from server.store.job_tables import events, jobs
+from server.store.outages import all_retried
 
 EventLevel = Literal["info", "warn", "error"]
 EventType = Literal["message", "metrics"]
@@ -46,6 +47,7 @@ class Event:
         return f"{self.job_id}.{self.number}"
 
 
+@all_retried
 class EventLog:
     """The events of every job."""
 
@@ -65,6 +67,18 @@ class EventLog:
         with self._database.transaction() as connection:
             return append_event(connection, job_id, message, level=level, type=type, data=data)
 
+    def refused(self, job_id: str, worker: str, reason: str) -> None:
+        """Notes, once for every worker, that a worker cannot do a job that waits."""
+        start = f"Worker {worker} cannot"
+        with self._database.transaction() as connection:
+            told = select(events.c.number).where(
+                events.c.job_id == job_id,
+                events.c.message.startswith(start, autoescape=True),
+            )
+            if connection.execute(told).first() is None:
+                message = f"{start} do this job: {reason}"
+                append_event(connection, job_id, message, level="warn", data={"worker": worker})
+
     def read(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[Event]:
         """The events numbered above `after`, in order, at most `limit`."""
         query = (
@@ -73,7 +87,7 @@ class EventLog:
             .order_by(events.c.number)
             .limit(limit)
         )
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return [_event(row) for row in connection.execute(query)]
 
     def read_back(self, job_id: str, *, before: int | None = None, limit: int = 100) -> list[Event]:
@@ -82,7 +96,7 @@ class EventLog:
         if before is not None:
             query = query.where(events.c.number < before)
         query = query.order_by(events.c.number.desc()).limit(limit)
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return [_event(row) for row in connection.execute(query)]
 
 

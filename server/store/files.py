@@ -139,7 +139,7 @@ class FileStore:
             DataFileNotFound: If there is none of this id.
         """
         query = _of(owner, select(files).where(files.c.id == file_id))
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(query).first()
         if row is None:
             raise DataFileNotFound
@@ -174,7 +174,7 @@ class FileStore:
         if after is not None:
             last = self.get(after, owner=owner).number
             query = query.where(files.c.number < last if newest_first else files.c.number > last)
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return [_record(row) for row in connection.execute(query)]
 
     def data(self, file_id: str, *, owner: str | None = None) -> Path:
@@ -248,7 +248,7 @@ class FileStore:
 
     def _sweep(self) -> None:
         """Removes what was begun a day ago and never listed."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             known = set(connection.execute(select(files.c.id)).scalars())
         for path in self._folder.iterdir():
             stale = path.stat().st_mtime < time.time() - _STALE_SECONDS

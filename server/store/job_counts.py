@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from server.errors import DatabaseUnavailable
 from server.store.database import Database, DatabaseError
 from server.store.job_tables import events, jobs
 
@@ -62,7 +63,7 @@ class JobCounter:
             raise DatabaseError("The jobs are still being counted.")
         try:
             return self._read()
-        except SQLAlchemyError:
+        except (SQLAlchemyError, DatabaseUnavailable):
             raise DatabaseError("The jobs cannot be counted.") from None
         finally:
             self._lock.release()

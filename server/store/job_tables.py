@@ -37,6 +37,8 @@ jobs = Table(
     Column("approved", Boolean, nullable=False),
     Column("key_id", String(128)),
     Column("idempotency_key", String(255)),
+    # Of the request that came with the key, as it was sent.
+    Column("request_sha256", String(64)),
     Column("spec", Text, nullable=False),
     Column("sources", Text, nullable=False),
     Column("rows_total", Integer),

@@ -11,127 +11,47 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from server.errors import IdempotencyConflict, JobNotFound, JobStateConflict
 from server.store.audit import Actor, append_row
 from server.store.database import Database
-from server.store.estimate import job_finish, stage_finish
 from server.store.events import append_event
-from server.store.file_tables import files, purified_folder
-from server.store.job_tables import jobs, shards
-from server.store.measures import measures_of, remaining
+from server.store.job_records import (
+    ACTIVE,
+    APPROVAL,
+    FINISHED,
+    JobError,
+    JobRecord,
+    JobStatus,
+    Progress,
+    record_of,
+)
+from server.store.job_tables import jobs
+from server.store.outages import all_retried
 
-JobStatus = Literal[
-    "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
+__all__ = [
+    "ACTIVE",
+    "APPROVAL",
+    "FINISHED",
+    "JobError",
+    "JobRecord",
+    "JobStatus",
+    "JobStore",
+    "Progress",
 ]
 
-ACTIVE: tuple[JobStatus, ...] = ("queued", "validating_files", "running")
-"""A worker works on it, or will."""
-FINISHED: tuple[JobStatus, ...] = ("succeeded", "failed", "cancelled")
-
-APPROVAL = "approval"
-"""The stage of a paused job that waits for `JobStore.approve`."""
+_SEARCHED = 20
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far the relabelling is, or the fine-tuning once it has begun.
-
-    Attributes:
-        rows_done: Rows relabelled, in finished shards and in those being worked on.
-        rows_total: Rows of the plan; None before it.
-        rows_per_second: Since this attempt began to relabel; None before its first rows.
-        steps_done: Optimizer steps of the fine-tuning; None before it.
-        steps_total: Steps it will take.
-        stage_finish: Unix seconds at which the stage in progress ends at this pace; None where
-            there is no pace yet.
-        job_finish: The same of the whole job; None while any part of it has no pace yet.
-    """
-
-    rows_done: int = 0
-    rows_total: int | None = None
-    rows_per_second: float | None = None
-    steps_done: int | None = None
-    steps_total: int | None = None
-    stage_finish: float | None = None
-    job_finish: float | None = None
-
-
-@dataclass(frozen=True)
-class JobError:
-    """Why a job failed, or what it waits for."""
-
-    code: str
-    message: str
-    param: str | None = None
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """One job.
-
-    Attributes:
-        id: `ftjob-` and 24 hex digits.
-        number: Grows with creation; the order of lists.
-        created_at: Unix seconds.
-        finished_at: When it succeeded, failed or was cancelled.
-        status: See `JobStatus`.
-        stage: `plan`, `relabel`, `merge`, `tune`, `evaluate`, `stage`, `gate`, `activate`, or
-            `approval` while it waits for a person; None before the first.
-        attempt: Counts from 1 how often it was started or resumed.
-        approved: Whether a person allowed its activation.
-        key_id: Who asked.
-        spec: What was asked, `JobSpec` as JSON values.
-        sources: Where its inputs lie, `Sources` as JSON values; not for the API.
-        progress: How far it is.
-        result: Id of the new checkpoint, once it is staged.
-        error: Why it failed or was paused by the service.
-        last_event: Number of its newest event.
-        result_files: Ids of the files of its purified data set, once it is written.
-        trained_tokens: Answer tokens that the fine-tuning was trained on, each counted in every
-            epoch; None before its end.
-    """
-
-    id: str
-    number: int
-    created_at: float
-    finished_at: float | None
-    status: JobStatus
-    stage: str | None
-    attempt: int
-    approved: bool
-    key_id: str | None
-    spec: Mapping[str, Any]
-    sources: Mapping[str, str | None]
-    progress: Progress
-    result: str | None
-    error: JobError | None
-    last_event: int
-    result_files: tuple[str, ...] = ()
-    trained_tokens: int | None = None
-
-    @property
-    def model(self) -> str:
-        return str(self.spec["model"])
-
-    @property
-    def training_file(self) -> str:
-        return str(self.spec["training_file"])
-
-    @property
-    def finished(self) -> bool:
-        return self.status in FINISHED
-
-
+@all_retried
 class JobStore:
     """The jobs table; what the API may do to a job."""
 
     def __init__(self, database: Database) -> None:
-        self.database = database
+        self._database = database
 
     def create(
         self,
@@ -140,26 +60,38 @@ class JobStore:
         *,
         key_id: str | None,
         idempotency_key: str | None = None,
+        request_sha256: str | None = None,
+        again_since: float | None = None,
     ) -> JobRecord:
-        """Adds a job; the same key and idempotency key with the same spec find it again.
+        """Adds a job, or finds the one that the same request has made.
+
+        Requests are the same if their hashes or their specs are equal.
+
+        Args:
+            spec: What is asked.
+            sources: Where its inputs lie.
+            key_id: Who asks.
+            idempotency_key: Finds the job that this key was sent with, however long ago.
+            request_sha256: Hash of the request as it was sent.
+            again_since: Without an idempotency key: finds a job made since this time, in Unix
+                seconds; None makes a new one.
 
         Raises:
-            IdempotencyConflict: If the idempotency key was used for another spec.
+            IdempotencyConflict: If the idempotency key was used for another request.
         """
         text = _canonical(spec)
-        with self.database.transaction() as connection:
+        with self._database.transaction() as connection:
+            found = None
             if idempotency_key is not None:
                 _lock_creation(connection)
-                found = connection.execute(
-                    select(jobs).where(
-                        jobs.c.idempotency_key == idempotency_key,
-                        jobs.c.key_id.is_not_distinct_from(key_id),
-                    )
-                ).first()
-                if found is not None:
-                    if found.spec != text:
-                        raise IdempotencyConflict()
-                    return _record(connection, found)
+                found = _with_key(connection, key_id, idempotency_key)
+                if found is not None and not _same(found, text, request_sha256):
+                    raise IdempotencyConflict()
+            elif again_since is not None:
+                _lock_creation(connection)
+                found = _made_since(connection, key_id, again_since, text, request_sha256)
+            if found is not None:
+                return record_of(connection, found)
             job_id = f"ftjob-{secrets.token_hex(12)}"
             connection.execute(
                 jobs.insert().values(
@@ -170,6 +102,7 @@ class JobStore:
                     approved=False,
                     key_id=key_id,
                     idempotency_key=idempotency_key,
+                    request_sha256=request_sha256,
                     spec=text,
                     sources=_canonical(sources),
                     relabel_rows_before=0,
@@ -179,13 +112,23 @@ class JobStore:
             append_event(connection, job_id, "The job was created.")
             return _get(connection, job_id)
 
+    def find(
+        self, *, key_id: str | None, idempotency_key: str, request_sha256: str
+    ) -> JobRecord | None:
+        """The job that this request made under this idempotency key, if it is known by its hash."""
+        with self._database.reading() as connection:
+            found = _with_key(connection, key_id, idempotency_key)
+            if found is None or found.request_sha256 != request_sha256:
+                return None
+            return record_of(connection, found)
+
     def get(self, job_id: str) -> JobRecord:
         """One job.
 
         Raises:
             JobNotFound: If there is none of this id.
         """
-        with self.database.transaction() as connection:
+        with self._database.reading() as connection:
             return _get(connection, job_id)
 
     def list(
@@ -212,10 +155,10 @@ class JobStore:
             query = query.where(jobs.c.status.in_(statuses))
         if key_id is not None:
             query = query.where(jobs.c.key_id == key_id)
-        with self.database.transaction() as connection:
+        with self._database.reading() as connection:
             if after is not None:
                 query = query.where(jobs.c.number < _get(connection, after).number)
-            return [_record(connection, row) for row in connection.execute(query).all()]
+            return [record_of(connection, row) for row in connection.execute(query).all()]
 
     def cancel(self, job_id: str) -> JobRecord:
         """Ends a job; its workers stop after the batch in hand.
@@ -286,7 +229,7 @@ class JobStore:
         approver: Actor | None = None,
         **values: Any,
     ) -> JobRecord:
-        with self.database.transaction() as connection:
+        with self._database.transaction() as connection:
             job = _locked(connection, job_id)
             waits = job.status == "paused" and job.stage == APPROVAL
             if job.status not in allowed or (approval is not None and waits != approval):
@@ -324,6 +267,27 @@ def _lock_creation(connection: Connection) -> None:
         connection.exec_driver_sql("LOCK TABLE jobs IN SHARE ROW EXCLUSIVE MODE")
 
 
+def _with_key(connection: Connection, key_id: str | None, idempotency_key: str) -> Any:
+    query = select(jobs).where(
+        jobs.c.idempotency_key == idempotency_key, jobs.c.key_id.is_not_distinct_from(key_id)
+    )
+    return connection.execute(query).first()
+
+
+def _made_since(
+    connection: Connection, key_id: str | None, since: float, text: str, request: str | None
+) -> Any:
+    query = select(jobs).where(
+        jobs.c.created_at >= since, jobs.c.key_id.is_not_distinct_from(key_id)
+    )
+    rows = connection.execute(query.order_by(jobs.c.number.desc()).limit(_SEARCHED))
+    return next((row for row in rows if _same(row, text, request)), None)
+
+
+def _same(row: Any, text: str, request: str | None) -> bool:
+    return row.spec == text or (request is not None and row.request_sha256 == request)
+
+
 def _locked(connection: Connection, job_id: str) -> Any:
     row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).first()
     if row is None:
@@ -335,57 +299,7 @@ def _get(connection: Connection, job_id: str) -> JobRecord:
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
     if row is None:
         raise JobNotFound()
-    return _record(connection, row)
-
-
-def _record(connection: Connection, row: Any) -> JobRecord:
-    error = None if row.error is None else JobError(**json.loads(row.error))
-    made = select(files.c.id).where(files.c.content == purified_folder(row.id))
-    measured = measures_of(connection, row.id)
-    return JobRecord(
-        id=row.id,
-        number=row.number,
-        created_at=row.created_at,
-        finished_at=row.finished_at,
-        status=row.status,
-        stage=row.stage,
-        attempt=row.attempt,
-        approved=row.approved,
-        key_id=row.key_id,
-        spec=json.loads(row.spec),
-        sources=json.loads(row.sources),
-        progress=_progress(connection, row, measured),
-        result=row.result,
-        error=error,
-        last_event=row.last_event,
-        result_files=tuple(connection.execute(made.order_by(files.c.number)).scalars()),
-        trained_tokens=measured.get("trained_tokens"),
-    )
-
-
-def _progress(connection: Connection, row: Any, measured: Mapping[str, Any]) -> Progress:
-    done = select(func.coalesce(func.sum(shards.c.rows_done), 0)).where(shards.c.job_id == row.id)
-    rows_done = int(connection.execute(done).scalar_one())
-    tuning = None if row.tuning is None else json.loads(row.tuning)
-    now = time.time()
-    rate = None
-    if row.relabel_started_at is not None:
-        elapsed = max((row.relabel_finished_at or now) - row.relabel_started_at, 1e-3)
-        rate = (rows_done - row.relabel_rows_before) / elapsed or None
-    finishes: tuple[float | None, float | None] = (None, None)
-    if row.status in ACTIVE:
-        rows = None if row.rows_total is None else row.rows_total - rows_done
-        left = remaining(connection, row, measured, rows=rows, rate=rate, tuning=tuning)
-        finishes = stage_finish(left, now), job_finish(left, now)
-    return Progress(
-        rows_done=rows_done,
-        rows_total=row.rows_total,
-        rows_per_second=rate,
-        steps_done=None if tuning is None else tuning["steps_done"],
-        steps_total=None if tuning is None else tuning["steps_total"],
-        stage_finish=finishes[0],
-        job_finish=finishes[1],
-    )
+    return record_of(connection, row)
 
 
 def _canonical(values: Mapping[str, Any]) -> str:

@@ -13,8 +13,10 @@ from server.errors import DataFileNotFound
 from server.store.blobs import FOLDER_MANIFEST, BlobStore
 from server.store.database import Database
 from server.store.file_tables import RESULT, FileRecord, files, purified_folder
+from server.store.outages import all_retried
 
 
+@all_retried
 class ResultFiles:
     """Lists the files of purified data sets, which stay in the shared store.
 

@@ -7,6 +7,7 @@ gone, belongs to a dead worker; exactly one other worker takes over what it had 
 
 from __future__ import annotations
 
+import builtins
 import os
 import secrets
 import socket
@@ -16,9 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Column, Connection, Float, Integer, String, Table, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    Integer,
+    Select,
+    String,
+    Table,
+    select,
+    update,
+)
 
 from server.store.database import Database, metadata
+from server.store.outages import all_retried
 
 WorkerState = Literal["alive", "left", "reaping", "reaped"]
 
@@ -68,6 +80,7 @@ class Worker:
     state: WorkerState
 
 
+@all_retried
 class WorkerTable:
     """The table of workers.
 
@@ -140,20 +153,18 @@ class WorkerTable:
 
     def claim_dead(self, reaper: str) -> list[str]:
         """Executor ids of dead workers from whom `reaper` alone takes over from now on."""
-        claimed = []
+        query = select(workers).where(workers.c.state != "reaped")
+        with self._database.reading() as connection:
+            if not self._claimable(connection, query, reaper):
+                return []
         with self._database.transaction() as connection:
-            now = _now(connection)
-            query = select(workers).where(workers.c.state != "reaped").with_for_update()
-            rows = {row.executor: row for row in connection.execute(query).all()}
-            for row in rows.values():
-                if row.executor == reaper or not self._may_claim(row, rows, now):
-                    continue
+            claimed = self._claimable(connection, query.with_for_update(), reaper)
+            for executor in claimed:
                 connection.execute(
                     update(workers)
-                    .where(workers.c.executor == row.executor)
+                    .where(workers.c.executor == executor)
                     .values(state="reaping", reaper=reaper)
                 )
-                claimed.append(row.executor)
         return claimed
 
     def reaped(self, executor: str) -> None:
@@ -162,9 +173,17 @@ class WorkerTable:
 
     def list(self) -> Sequence[Worker]:
         """Workers that are alive or were heard of lately, by name."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             query = select(workers).where(workers.c.state == "alive").order_by(workers.c.name)
             return [_worker(row) for row in connection.execute(query)]
+
+    def _claimable(
+        self, connection: Connection, query: Select[Any], reaper: str
+    ) -> builtins.list[str]:
+        now = _now(connection)
+        rows = {row.executor: row for row in connection.execute(query).all()}
+        others = [row for row in rows.values() if row.executor != reaper]
+        return [row.executor for row in others if self._may_claim(row, rows, now)]
 
     def _may_claim(self, row: Any, rows: dict[str, Any], now: float) -> bool:
         if row.state == "reaping":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +132,29 @@ def test_activation_moves_answers_models_and_states(
     assert (states["first"], states["tiny"]) == ("active", "previous")
     one = admin.get(f"/v1/checkpoints/{place.ids['first']}").json()
     assert (one["name"], one["gate"]) == ("first", None)
+
+
+def test_the_server_answers_while_the_database_is_locked(
+    admin: httpx.Client, place: Place, url: str, ask: Callable[..., Body]
+) -> None:
+    """The activation waits for the lock beside the engine; nobody else waits for either."""
+    tiny, first = place.ids["tiny"], place.ids["first"]
+    for checkpoint in (first, tiny):
+        activate(admin, checkpoint).raise_for_status()
+    codes: list[int] = []
+    with place.client(url) as other:
+        thread = threading.Thread(target=lambda: codes.append(activate(other, first).status_code))
+        with closing(sqlite3.connect(place.home.root / "disp.sqlite", timeout=60)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            thread.start()
+            assert [fingerprint(admin, ask) for _ in range(8)] == [tiny] * 8
+            for path in ("/v1/checkpoints", "/v1/models", "/v1/status", "/v1/fine_tuning/jobs"):
+                assert admin.get(path).status_code == 200
+            assert codes == []
+            holder.rollback()
+        thread.join()
+    assert codes == [200]
+    assert fingerprint(admin, ask) == first
 
 
 def test_swaps_show_in_the_metrics(admin: httpx.Client, place: Place) -> None:

@@ -16,7 +16,7 @@ from purifier import GenerationConfig
 from purifier.answer import user_messages
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import load_mdlm
-from server.engine import Engine, Job, Serving, Ticket
+from server.engine import CommitLater, Engine, Job, Serving, Ticket
 from server.errors import CanaryFailed, Draining, NotReady, QueueFull
 from tests.support.tampered import Barrier, Tampered
 
@@ -263,3 +263,64 @@ def test_swap_ends_with_the_engine(engine: Engine, old: Serving, load: Load) -> 
         running.future.result(60)
     with pytest.raises(Draining):
         engine.swap(lambda: load("new")).result(60)
+
+
+class Lock:
+    """A commit that cannot be made while it is held."""
+
+    def __init__(self) -> None:
+        self.held = threading.Event()
+        self.held.set()
+        self.tries = 0
+        self.tried = threading.Condition()
+
+    def commit(self, _: Serving) -> None:
+        with self.tried:
+            self.tries += 1
+            self.tried.notify_all()
+        if self.held.is_set():
+            raise CommitLater
+
+    def wait_for_tries(self, count: int) -> None:
+        with self.tried:
+            assert self.tried.wait_for(lambda: self.tries >= count, 60)
+
+
+def test_the_old_one_answers_while_the_commit_cannot_be_made(
+    engine: Engine, load: Load, expected: dict[str, list[int]]
+) -> None:
+    lock = Lock()
+    done = engine.swap(lambda: load("new"), commit=lock.commit)
+    lock.wait_for_tries(1)
+    assert told(submit(engine)) == ("old", expected["old"])
+    lock.wait_for_tries(lock.tries + 1)
+    assert told(submit(engine)) == ("old", expected["old"])
+    assert not done.done()
+    lock.held.clear()
+    assert done.result(60).name == "new"
+    assert told(submit(engine)) == ("new", expected["new"])
+
+
+def test_a_commit_that_is_never_made_changes_nothing(
+    old: Serving, load: Load, expected: dict[str, list[int]]
+) -> None:
+    engine = Engine(lambda: old, queue_size=3, deadline=60.0, commit_patience=0.0)
+    engine.start()
+    engine.ready.result(60)
+    lock = Lock()
+    for restore in (None, lambda: load("old")):
+        with pytest.raises(CommitLater):
+            engine.swap(lambda: load("new"), commit=lock.commit, restore=restore).result(60)
+        assert told(submit(engine)) == ("old", expected["old"])
+    engine.close(0)
+
+
+def test_in_one_place_the_commit_is_tried_again(
+    engine: Engine, load: Load, expected: dict[str, list[int]]
+) -> None:
+    lock = Lock()
+    done = engine.swap(lambda: load("new"), commit=lock.commit, restore=lambda: load("old"))
+    lock.wait_for_tries(2)
+    lock.held.clear()
+    assert done.result(60).name == "new"
+    assert told(submit(engine)) == ("new", expected["new"])

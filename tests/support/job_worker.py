@@ -2,7 +2,8 @@
 
 `python -m tests.support.job_worker` loads the libraries once and then, for every line of JSON
 on its input, forks a worker: `{"config": {...}, "halt": ...}`. A worker that comes to its halt
-creates the file `reached` and does nothing more until it is killed.
+creates the file `reached` and does nothing more until it is killed; one that comes to a pause goes
+on when it may.
 
 Unless they are told otherwise, workers have their trainings forked by the same process, which
 spares the start of three interpreters.
@@ -26,7 +27,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,23 @@ TRAININGS_FILE = "trainings"
 PHASES = 12
 """Of how many moments of a fine-tuning one is drawn to pause or cancel it."""
 
+HALTS: tuple[dict[str, str], ...] = (
+    {"key": "jobs/*/plan.json", "when": "before"},
+    {"key": "jobs/*/shards/00001.*.jsonl", "when": "before"},
+    {"key": "jobs/*/shards/00001.json", "when": "after"},
+    {"call": "relabelled"},
+    {"key": "jobs/*/merged/manifest.json", "when": "before"},
+    {"call": "tuning_progress"},
+    {"key": "jobs/*/tuned/manifest.json", "when": "before"},
+    {"key": "jobs/*/evaluation/manifest.json", "when": "before"},
+    {"key": "jobs/*/staged.json", "when": "before"},
+    {"key": "jobs/*/verdict.json", "when": "after"},
+    {"key": "jobs/*/report/report.json", "when": "before"},
+    {"call": "succeed"},
+)
+"""Where workers are killed, in the order in which a job comes there: every stage, before what it
+writes counts, and after."""
+
 
 @dataclass
 class Worker:
@@ -49,6 +67,27 @@ class Worker:
     pid: int
     name: str
     reached: Path
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._beside("log").read_text()
+
+    def wait_until_paused(self, call: str) -> None:
+        """Waits until it stands before a call that it was told to pause at."""
+
+        def paused() -> bool:
+            assert self.alive(), f"worker {self.name} ended before its pause"
+            return self._beside(f"{call}-paused").exists()
+
+        wait_for(paused, f"the pause of worker {self.name} before {call}")
+
+    def go_on(self, call: str) -> None:
+        """Ends a pause."""
+        self._beside(f"{call}-on").touch()
+
+    def _beside(self, name: str) -> Path:
+        return self.reached.with_name(f"{self.reached.name}-{name}")
 
     def alive(self) -> bool:
         try:
@@ -77,18 +116,26 @@ class Forge:
     process: subprocess.Popen[str]
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, config: dict[str, Any], halt: dict[str, Any] | None = None) -> Worker:
+    def start(
+        self,
+        config: dict[str, Any],
+        halt: dict[str, Any] | None = None,
+        pauses: Sequence[str] = (),
+    ) -> Worker:
         """Starts a worker.
 
         Args:
-            config: `home`, `url`, `name` and further fields of `WorkerConfig` and `Timings`.
+            config: `home`, `url`, `name` and further fields of `WorkerConfig` and `Timings`;
+                `env` adds to its environment.
             halt: `{"key": pattern, "when": "before" | "after"}` of a write to the store, or
                 `{"call": name}` of a method of `Attempts`; None works to the end.
                 `{"seed": number, "pauses": number}` halts nowhere: it pauses the job at a random
                 moment of the fine-tuning, in so many attempts, and cancels it in the next one.
+            pauses: Methods of `Attempts` before whose first call it waits for `Worker.go_on`.
         """
         reached = Path(config["home"]) / f"reached-{len(self.workers)}-{time.monotonic_ns()}"
-        line = json.dumps({"config": config, "halt": halt, "reached": str(reached)})
+        order = {"config": config, "halt": halt, "pauses": pauses, "reached": str(reached)}
+        line = json.dumps(order)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
@@ -238,38 +285,42 @@ def _work(order: dict[str, Any]) -> None:
     from server.store.home import Home
 
     logging.basicConfig(level=logging.WARNING)
+    Path(order["reached"]).parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger().addHandler(logging.FileHandler(f"{order['reached']}-log"))
     values = dict(order["config"])
+    os.environ.update(values.pop("env", {}))
     home = Home.at(Path(values.pop("home")), values.pop("url", None))
     if "models" in values:
         values["models"] = Path(values["models"])
     timings = {"heartbeat": 0.2, "patience": 60.0, "poll": 0.1, "grace": 120.0}
     timings |= values.pop("timings", {})
-    stages = _stages(order["halt"], Path(order["reached"]), values.pop("real_training", False))
+    stages = _stages(order, values.pop("real_training", False))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     JobWorker(WorkerConfig(home=home, timings=Timings(**timings), **values), stages).run(stop)
 
 
-def _stages(halt: dict[str, Any] | None, reached: Path, real_training: bool) -> Any:
+def _stages(order: dict[str, Any], real_training: bool) -> Any:
     from server.jobs.stages import Stages
 
+    halt, reached = order["halt"], order["reached"]
     kind: Any = Stages
     if not real_training:
         kind = type("Stages", (Stages,), {"launch": staticmethod(ForkedTraining)})
-    if halt is None:
-        return kind
 
     def stand_still() -> None:
-        reached.touch()
+        Path(reached).touch()
         threading.Event().wait()
 
     def make(store: Any, jobs: Any, attempts: Any, *rest: Any) -> Any:
-        if "seed" in halt:
+        if halt is not None and "seed" in halt:
             _steer_at_random(store, attempts, **halt)
-        elif "call" in halt:
+        elif halt is not None and "call" in halt:
             setattr(attempts, halt["call"], lambda *_args, **_more: stand_still())
-        else:
+        elif halt is not None:
             _halt_at(store, halt["key"], halt["when"], stand_still)
+        for call in order["pauses"]:
+            setattr(attempts, call, _pausing(getattr(attempts, call), f"{reached}-{call}"))
         return kind(store, jobs, attempts, *rest)
 
     return make
@@ -301,11 +352,22 @@ def _steer_at_random(store: Any, attempts: Any, *, seed: int, pauses: int) -> No
         setattr(attempts, name, steering(name))
 
 
+def _pausing(call: Callable[..., Any], beside: str) -> Callable[..., Any]:
+    def pause(*arguments: Any, **more: Any) -> Any:
+        Path(f"{beside}-paused").touch()
+        wait_for(Path(f"{beside}-on").exists, "leave to go on")
+        return call(*arguments, **more)
+
+    return pause
+
+
 def _halt_at(store: Any, pattern: str, when: str, stand_still: Any) -> None:
     commit = store._commit
 
     def halting(key: str, place: Any, content: Any) -> None:
         chosen = fnmatch.fnmatch(key, pattern)
+        if chosen and when == "before" and not store.is_local:
+            stand_still()
         if chosen and when == "before":
             # What an unlucky moment leaves behind: a part of the file, not yet in its place.
             unfinished = store.folder(key)

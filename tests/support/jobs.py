@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dbos import DBOSClient, DBOSPortableJSONSerializer
 from PIL import Image
 
 from purifier.mdlm.registry import checkpoint_id
@@ -150,3 +151,14 @@ class Site:
 
     def close(self) -> None:
         self.database.close()
+
+
+def recorded_as_done(site: Site) -> bool:
+    """Whether the job engine holds every workflow for finished."""
+    client = DBOSClient(
+        system_database_url=site.home.database_url, serializer=DBOSPortableJSONSerializer()
+    )
+    try:
+        return all(status.status == "SUCCESS" for status in client.list_workflows())
+    finally:
+        client.destroy()

@@ -17,7 +17,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,52 @@ _PLACES = ("/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt")
 _ACCOUNTS = ("postgres", "nobody")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cluster:
-    """A running server on loopback that trusts everybody on this machine."""
+    """A server on loopback that trusts everybody on this machine; it can be stopped and started."""
 
+    folder: Path
+    binaries: Path
+    account: dict[str, Any]
     port: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self.folder,
+            "fsync": "off",
+        }
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self.binaries / "postgres",
+                    "-D",
+                    self.folder / "data",
+                    "-p",
+                    str(self.port),
+                    *words,
+                ],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                **self.account,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            running = self.process.poll() is None and time.monotonic() < deadline
+            assert running, (self.folder / "log").read_text()
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Stops the server: SIGINT cuts every connection, SIGQUIT leaves as a crash does."""
+        self.process.send_signal(number)
+        try:
+            self.process.wait(30)
+        finally:
+            self.process.kill()
+            self.process.wait()
 
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://disp@127.0.0.1:{self.port}/{database}"
@@ -85,37 +126,14 @@ def start_cluster(folder: Path, binaries: Path) -> Cluster:
         **account,
     )
     assert made.returncode == 0, made.stderr
-    port = _free_port()
-    settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "fsync": "off"}
-    words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [binaries / "postgres", "-D", data, "-p", str(port), *words],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            **account,
-        )
-    cluster = Cluster(port, process)
-    deadline = time.monotonic() + START_SECONDS
-    while not cluster.answers():
-        running = process.poll() is None and time.monotonic() < deadline
-        assert running, (folder / "log").read_text()
+    cluster = Cluster(folder, binaries, account, _free_port())
+    cluster.start()
     return cluster
 
 
-def stop_cluster(cluster: Cluster) -> None:
-    cluster.process.send_signal(signal.SIGINT)
-    try:
-        cluster.process.wait(30)
-    finally:
-        cluster.process.kill()
-        cluster.process.wait()
-
-
-@pytest.fixture(scope="session")
-def postgres_cluster() -> Iterator[Cluster]:
-    """One cluster for the session; tests that ask for it are skipped without PostgreSQL."""
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """A cluster of its own; the test is skipped without PostgreSQL."""
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed.")
@@ -126,9 +144,16 @@ def postgres_cluster() -> Iterator[Cluster]:
         try:
             yield cluster
         finally:
-            stop_cluster(cluster)
+            cluster.stop()
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[Cluster]:
+    """One cluster for the session; tests that ask for it are skipped without PostgreSQL."""
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dbos import DBOSClient, DBOSPortableJSONSerializer
 
 from tests.support.job_worker import Forge, running_forge, wait_for
-from tests.support.jobs import Site, write_rows
+from tests.support.jobs import Site, recorded_as_done, write_rows
 from tests.support.postgres import postgres_cluster, postgres_url
 
 __all__ = ["postgres_cluster", "postgres_url"]
@@ -65,14 +64,3 @@ def undisturbed(
     worker.kill()
     yield site, job.id, site.result(job)
     site.close()
-
-
-def recorded_as_done(site: Site) -> bool:
-    """Whether the job engine holds every workflow for finished."""
-    client = DBOSClient(
-        system_database_url=site.home.database_url, serializer=DBOSPortableJSONSerializer()
-    )
-    try:
-        return all(status.status == "SUCCESS" for status in client.list_workflows())
-    finally:
-        client.destroy()

@@ -10,27 +10,10 @@ import pytest
 
 from server.store.jobs import JobRecord
 from server.store.workers import WorkerTable
-from tests.support.job_worker import Forge, Worker, wait_for
+from tests.support.job_worker import HALTS, Forge, Worker, wait_for
 from tests.support.jobs import Site
 
 Undisturbed = tuple[Site, str, dict[str, Any]]
-
-HALTS: tuple[dict[str, str], ...] = (
-    {"key": "jobs/*/plan.json", "when": "before"},
-    {"key": "jobs/*/shards/00001.*.jsonl", "when": "before"},
-    {"key": "jobs/*/shards/00001.json", "when": "after"},
-    {"call": "relabelled"},
-    {"key": "jobs/*/merged/manifest.json", "when": "before"},
-    {"call": "tuning_progress"},
-    {"key": "jobs/*/tuned/manifest.json", "when": "before"},
-    {"key": "jobs/*/evaluation/manifest.json", "when": "before"},
-    {"key": "jobs/*/staged.json", "when": "before"},
-    {"key": "jobs/*/verdict.json", "when": "after"},
-    {"key": "jobs/*/report/report.json", "when": "before"},
-    {"call": "succeed"},
-)
-"""Where workers are killed, in the order in which a job comes there: every stage, before what it
-writes counts, and after."""
 
 
 class Killings:
