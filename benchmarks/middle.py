@@ -24,12 +24,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from purifier.answer import user_messages
-from purifier.lab.demo_model import (
-    SPECIAL_TOKENS,
-    build_tokenizer,
-    initialise,
-    write_layout,
-)
+from purifier.lab.demo_model import SPECIAL_TOKENS, build_tokenizer, random_modules, write_layout
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.config import read_config
@@ -101,8 +96,7 @@ def middle_mdlm(
         path = Path(folder)
         write_layout(path, vision, text)
         _widen(path, vocabulary)
-        modules = LladaVModules(read_config(path))
-        initialise(modules, seed=seed)
+        modules = random_modules(read_config(path), seed=seed)
         _sharpen(modules)
         modules.to(device, dtype).eval().requires_grad_(False)
         return LladaV.wrap(path, modules)

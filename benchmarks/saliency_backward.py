@@ -80,7 +80,7 @@ def pull(outputs: Tensor, leaves: list[Tensor], way: str) -> None:
         leaves: What they are taken with respect to.
         way: One of the three.
     """
-    probes = torch.randn(PROBES, *outputs.shape[1:], device=outputs.device)
+    probes = _draws((PROBES, *outputs.shape[1:]), outputs.device)
     if way == "repeated batch":
         torch.autograd.grad(outputs, leaves, probes)
     elif way == "loop":
@@ -88,6 +88,10 @@ def pull(outputs: Tensor, leaves: list[Tensor], way: str) -> None:
             torch.autograd.grad(outputs, leaves, probe[None], retain_graph=True)
     else:
         torch.autograd.grad(outputs, leaves, probes[:, None], is_grads_batched=True)
+
+
+def _draws(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(0), device=device)
 
 
 def _graph(mdlm: Mdlm, inputs: Inputs, level: Level, copies: int) -> tuple[Tensor, list[Tensor]]:
@@ -129,7 +133,7 @@ def peak_memory(device: str, tokens: str, count: int, level: Level, at_once: int
         batch = first_step_batch(mdlm, encoding.prompts, Response.of(mdlm, FAST))
         logits = mdlm.logits(batch.embeds, batch.positions, batch.lengths)[..., : config.top_k]
         forward = _peak(device)
-        cotangents = torch.randn(at_once, *logits.shape, device=logits.device)
+        cotangents = _draws((at_once, *logits.shape), logits.device)
         torch.autograd.grad(logits, encoding.leaves, cotangents, is_grads_batched=True)
     return {
         "positions": batch.embeds.shape[0] * batch.embeds.shape[1],

@@ -70,6 +70,13 @@ def test_every_window_verified_is_occlusion(mdlm: LladaV, requests: list[Inputs]
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_the_model_hangs_on_every_image(mdlm: LladaV, requests: list[Inputs], level: str) -> None:
+    """What the tests below count on, with room for the rounding of another machine."""
+    for own in scores(mdlm, requests, masking(level, ratio=1.0, verify=1)):
+        assert float(own.max()) > 2 * two_stage.UNVERIFIED
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("verify", [1, 2, 3])
 def test_only_as_many_windows_as_asked_for_are_verified(
     mdlm: LladaV, requests: list[Inputs], passes: list[int], level: str, verify: int

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from purifier.denoise.training import forward_process, mask_probability, masked_diffusion_loss
 from purifier.mdlm.base import IGNORE_LABEL, IMAGE_PLACEHOLDER, Inputs
+from purifier.seeding import seeded
 from tests.support.golden import golden_folder, golden_mdlm, read_case
 
 CASES = ["conversation_mask", "image_and_text_only", "two_images_no_mask"]
@@ -26,9 +27,9 @@ def test_loss_masks_and_gradients(name: str) -> None:
     embeds, labels = _expand(mdlm, case, stored)
     assert torch.equal(labels, stored["labels_after_image_insertion"])
 
-    torch.manual_seed(case["torch_manual_seed"])
-    t = torch.rand(len(labels))
-    uniform = torch.rand(labels.shape)
+    with seeded(case["torch_manual_seed"]):
+        t = torch.rand(len(labels))
+        uniform = torch.rand(labels.shape)
     labelled = labels != IGNORE_LABEL
     masked = forward_process(labelled, t, uniform)
     assert torch.equal(t, stored["t"])
