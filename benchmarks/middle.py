@@ -106,10 +106,9 @@ def with_layout(mdlm: LladaV, visual_tokens: VisualTokens) -> LladaV:
     """The same weights with images as one view or as a base view and tiles."""
     if visual_tokens not in get_args(VisualTokens):
         raise ValueError(f"visual_tokens must be one of {get_args(VisualTokens)}")
-    single = {"merge_type": "flat", "aspect_ratio": "square"}
-    tiled = {"merge_type": "spatial_unpad", "aspect_ratio": "anyres_max_4"}
+    merge, ratio = ("flat", "square") if visual_tokens == 729 else ("spatial_unpad", "anyres_max_4")
     other = mdlm.with_modules(mdlm.modules)
-    other.config = replace(mdlm.config, **(single if visual_tokens == 729 else tiled))
+    other.config = replace(mdlm.config, merge_type=merge, aspect_ratio=ratio)
     return other
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def backward_cells(device: str, repeats: int) -> Iterator[Work]:
         for level in ("token", "patch"):
             yield (
                 f"{name}, {level}",
-                lambda name=name, level=level: ways(device, name, level, repeats),
+                partial(ways, device, name, level, repeats),
             )
     for tokens, count in MEMORY:
         for level in ("token", "patch"):
@@ -46,7 +47,7 @@ def backward_cells(device: str, repeats: int) -> Iterator[Work]:
                 case = [tokens, str(count), level, str(at_once)]
                 yield (
                     f"memory, {tokens} visual tokens, {count} requests, {level}, {at_once} at once",
-                    lambda case=case: _measured_alone(device, case),
+                    partial(_measured_alone, device, case),
                 )
 
 
@@ -163,5 +164,6 @@ def _peak(device: str) -> float:
 
 
 if __name__ == "__main__":
-    device, tokens, count, level, at_once = sys.argv[1:]
+    device, tokens, count, wanted, at_once = sys.argv[1:]
+    level: Level = "token" if wanted == "token" else "patch"
     print(json.dumps(peak_memory(device, tokens, int(count), level, int(at_once))))

@@ -173,6 +173,6 @@ def test_a_token_the_answer_does_not_depend_on(mdlm: LladaV, requests: list[Inpu
     masked[4] = True
     prompt = mask_tokens(prompt, masked, mdlm.mask_embedding)
     for ranker in ("official", "fisher", "exact", "leave-one-out"):
-        config = MaskingConfig(level="token", ranker=ranker)  # type: ignore[arg-type]
+        config = MaskingConfig(level="token", ranker=ranker)
         saliency = visual_saliency(mdlm, prompt, config, generation=SHORT)
         assert abs(float(saliency[4])) < 1e-9 * float(saliency.max())

@@ -28,7 +28,7 @@ from tests.defense.conftest import LEVELS
 
 GENERATION = GenerationConfig(gen_length=6, block_length=3, stop=(), cache="prefix")
 RESPONSE = Response(scored=3, length=6)
-ALL = {"shortlist": N_WINDOWS, "verify": N_WINDOWS, "gate": 0.0}
+ALL: dict[str, Any] = {"shortlist": N_WINDOWS, "verify": N_WINDOWS, "gate": 0.0}
 
 
 def masking(level: str = "patch", **settings: Any) -> MaskingConfig:

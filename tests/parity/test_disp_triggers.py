@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from purifier.errors import InvalidSetting
 from purifier.lab.cap_folder import poison_folder, split_folders
@@ -53,6 +54,8 @@ def test_stamped_files_equal_the_published_ones(case: dict[str, Any], tmp_path: 
             Image.open(REFERENCE / case["stamped"]) as theirs_file,
         ):
             assert ours_file.format == theirs_file.format == "JPEG"
+            assert isinstance(ours_file, JpegImageFile)
+            assert isinstance(theirs_file, JpegImageFile)
             assert ours_file.quantization == theirs_file.quantization
         assert np.abs(ours - theirs).max() <= 2
     else:

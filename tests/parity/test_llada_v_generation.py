@@ -59,10 +59,10 @@ def _settings(case: dict[str, Any]) -> GenerationConfig:
 
 
 def _prompt(mdlm: LladaV, case: dict[str, Any]) -> Any:
-    images = ()
+    images = []
     if case.get("image"):
-        images = (mdlm.prepare_image(Image.open(golden_folder("llada_v") / case["image"])),)
-    return mdlm.embed(Inputs(torch.tensor(case["input_ids"]), images))
+        images.append(mdlm.prepare_image(Image.open(golden_folder("llada_v") / case["image"])))
+    return mdlm.embed(Inputs(torch.tensor(case["input_ids"]), tuple(images)))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -28,7 +28,8 @@ def golden_folder(part: str) -> Path:
 
 
 def read_case(part: str, name: str) -> dict[str, Any]:
-    return json.loads((golden_folder(part) / f"{name}.json").read_text())
+    case: dict[str, Any] = json.loads((golden_folder(part) / f"{name}.json").read_text())
+    return case
 
 
 def golden_tokens() -> SpecialTokens:
@@ -62,5 +63,5 @@ def golden_mdlm(
         merge_type=merge_type or mdlm.config.merge_type,
     )
     if table is not None:
-        mdlm.encode_text = mdlm.encode_stop = table.__getitem__  # type: ignore[method-assign]
+        mdlm.encode_text = mdlm.encode_stop = table.__getitem__  # type: ignore[assignment,method-assign]
     return mdlm

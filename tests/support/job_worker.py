@@ -28,6 +28,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,18 +176,18 @@ def main() -> None:
     trained: list[int] = []
     try:
         while True:
-            ready, _, _ = select.select([0, trainings], [], [])
-            if 0 in ready:
+            ready, _, _ = select.select([sys.stdin, trainings], [], [])
+            if sys.stdin in ready:
                 line = sys.stdin.readline()
                 if not line:
                     return
                 order = json.loads(line)
-                print(_fork(lambda order=order: _work(order)), flush=True)
+                print(_fork(partial(_work, order)), flush=True)
             if trainings in ready:
                 asker, _ = trainings.accept()
                 with asker:
                     words = json.loads(asker.makefile().readline())
-                    child = _fork(lambda words=words: _train(*words))
+                    child = _fork(partial(_train, *words))
                     trained.append(child)
                     asker.sendall(f"{child}\n".encode())
     finally:
