@@ -56,6 +56,14 @@ class Worker:
             os.kill(self.pid, number)
         wait_for(lambda: not self.alive(), f"the end of worker {self.name}")
 
+    def end(self) -> None:
+        """Asks a worker to stop, so that it can say what it ran; one that does not is killed."""
+        if self.alive() and not self.reached.exists():
+            os.kill(self.pid, signal.SIGTERM)
+            with contextlib.suppress(AssertionError):
+                wait_for(lambda: not self.alive(), f"worker {self.name} to stop", seconds=20.0)
+        self.kill()
+
     def wait_until_halted(self) -> None:
         def halted() -> bool:
             assert self.alive(), f"worker {self.name} ended before its halt"
