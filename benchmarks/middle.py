@@ -24,12 +24,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from purifier.answer import user_messages
-from purifier.lab.demo_model import (
-    SPECIAL_TOKENS,
-    build_tokenizer,
-    initialise,
-    write_layout,
-)
+from purifier.lab.demo_model import SPECIAL_TOKENS, build_tokenizer, random_modules, write_layout
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.config import read_config
@@ -102,8 +97,7 @@ def middle_mdlm(
         path = Path(folder)
         write_layout(path, vision, text)
         widen_tokenizer(path, vocabulary)
-        modules = LladaVModules(read_config(path))
-        initialise(modules, seed=seed)
+        modules = random_modules(read_config(path), seed=seed)
         _sharpen(modules)
         for parameter in modules.parameters():  # buffers keep float32, as when they are loaded
             parameter.data = parameter.data.to(dtype)
@@ -115,10 +109,9 @@ def with_layout(mdlm: LladaV, visual_tokens: VisualTokens) -> LladaV:
     """The same weights with images as one view or as a base view and tiles."""
     if visual_tokens not in get_args(VisualTokens):
         raise ValueError(f"visual_tokens must be one of {get_args(VisualTokens)}")
-    single = {"merge_type": "flat", "aspect_ratio": "square"}
-    tiled = {"merge_type": "spatial_unpad", "aspect_ratio": "anyres_max_4"}
+    merge, ratio = ("flat", "square") if visual_tokens == 729 else ("spatial_unpad", "anyres_max_4")
     other = mdlm.with_modules(mdlm.modules)
-    other.config = replace(mdlm.config, **(single if visual_tokens == 729 else tiled))
+    other.config = replace(mdlm.config, merge_type=merge, aspect_ratio=ratio)
     return other
 
 

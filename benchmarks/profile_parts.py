@@ -158,10 +158,10 @@ class _Clock(TorchFunctionMode):
 def _flops(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
     if func is functional.scaled_dot_product_attention:
         queries, keys = args[0], args[1]
-        return 4.0 * queries.numel() * keys.shape[-2]
+        return float(4 * queries.numel() * keys.shape[-2])
     if func is functional.linear:
         weight = args[1] if len(args) > 1 else kwargs["weight"]
-        return 2.0 * args[0].numel() * weight.shape[0]
+        return float(2 * args[0].numel() * weight.shape[0])
     if func in _PRODUCTS and func is not torch.addmm:
-        return 2.0 * args[0].numel() * args[1].shape[-1]
+        return float(2 * args[0].numel() * args[1].shape[-1])
     return 0.0

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def backward_cells(device: str, repeats: int) -> Iterator[Work]:
         for level in ("token", "patch"):
             yield (
                 f"{name}, {level}",
-                lambda name=name, level=level: ways(device, name, level, repeats),
+                partial(ways, device, name, level, repeats),
             )
     for tokens, count in MEMORY:
         for level in ("token", "patch"):
@@ -46,7 +47,7 @@ def backward_cells(device: str, repeats: int) -> Iterator[Work]:
                 case = [tokens, str(count), level, str(at_once)]
                 yield (
                     f"memory, {tokens} visual tokens, {count} requests, {level}, {at_once} at once",
-                    lambda case=case: _measured_alone(device, case),
+                    partial(_measured_alone, device, case),
                 )
 
 
@@ -80,7 +81,7 @@ def pull(outputs: Tensor, leaves: list[Tensor], way: str) -> None:
         leaves: What they are taken with respect to.
         way: One of the three.
     """
-    probes = torch.randn(PROBES, *outputs.shape[1:], device=outputs.device)
+    probes = _draws((PROBES, *outputs.shape[1:]), outputs.device)
     if way == "repeated batch":
         torch.autograd.grad(outputs, leaves, probes)
     elif way == "loop":
@@ -88,6 +89,10 @@ def pull(outputs: Tensor, leaves: list[Tensor], way: str) -> None:
             torch.autograd.grad(outputs, leaves, probe[None], retain_graph=True)
     else:
         torch.autograd.grad(outputs, leaves, probes[:, None], is_grads_batched=True)
+
+
+def _draws(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(0), device=device)
 
 
 def _graph(mdlm: Mdlm, inputs: Inputs, level: Level, copies: int) -> tuple[Tensor, list[Tensor]]:
@@ -129,7 +134,7 @@ def peak_memory(device: str, tokens: str, count: int, level: Level, at_once: int
         batch = first_step_batch(mdlm, encoding.prompts, Response.of(mdlm, FAST))
         logits = mdlm.logits(batch.embeds, batch.positions, batch.lengths)[..., : config.top_k]
         forward = peak_mib(device)
-        cotangents = torch.randn(at_once, *logits.shape, device=logits.device)
+        cotangents = _draws((at_once, *logits.shape), logits.device)
         torch.autograd.grad(logits, encoding.leaves, cotangents, is_grads_batched=True)
     return {
         "positions": batch.embeds.shape[0] * batch.embeds.shape[1],
@@ -139,5 +144,6 @@ def peak_memory(device: str, tokens: str, count: int, level: Level, at_once: int
 
 
 if __name__ == "__main__":
-    device, tokens, count, level, at_once = sys.argv[1:]
+    device, tokens, count, wanted, at_once = sys.argv[1:]
+    level: Level = "token" if wanted == "token" else "patch"
     print(json.dumps(peak_memory(device, tokens, int(count), level, int(at_once))))

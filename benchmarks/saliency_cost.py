@@ -23,6 +23,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -44,9 +45,10 @@ from benchmarks.speed_timing import machine
 from purifier.defense.config import Level
 from purifier.denoise.config import FAST
 from purifier.evaluation.grid import data_hash, drop_cut_line
-from purifier.evaluation.testset import read_test_set
+from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
 from purifier.lab.targets import TargetName
+from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import checkpoint_id, load_mdlm
 
 RESULTS = Path("docs/results")
@@ -113,14 +115,17 @@ def recall_cells(options: argparse.Namespace) -> Iterator[Work]:
         mdlm = load_mdlm(checkpoint_path(target), device=options.device)
         levels: tuple[Level, ...] = get_args(Level)
         for level in levels:
-            yield (
-                f"{target}, {level}",
-                lambda target=target, mdlm=mdlm, level=level: {
-                    **recall(mdlm, test, target, level, METHODS[level], options.scenes),
-                    **recall(mdlm, test, target, level, (probe_scores,), PROBE_SCENES),
-                    **recall(mdlm, test, target, level, (exact_method,), EXACT_SCENES),
-                },
-            )
+            yield f"{target}, {level}", partial(_recalls, mdlm, test, target, level, options.scenes)
+
+
+def _recalls(
+    mdlm: Mdlm, test: TestSet, target: TargetName, level: Level, scenes: int
+) -> dict[str, Any]:
+    return {
+        **recall(mdlm, test, target, level, METHODS[level], scenes),
+        **recall(mdlm, test, target, level, (probe_scores,), PROBE_SCENES),
+        **recall(mdlm, test, target, level, (exact_method,), EXACT_SCENES),
+    }
 
 
 def finished(cells: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -39,9 +39,7 @@ def quality_cells(device: str) -> Iterator[Work]:
     for target in targets:
         yield (
             f"fresh, {target}, undefended",
-            lambda target=target: measure(
-                fresh.cases, _runner(device, target, fresh).undefended(), target_by_name(target)
-            ).to_dict(),
+            partial(_undefended, device, target, fresh),
         )
     tests = {"fresh": fresh, "test": read_test_set(DATA_FOLDER, limit=RECORDS)}
     wanted = [
@@ -59,9 +57,7 @@ def quality_cells(device: str) -> Iterator[Work]:
     for split, target, name, ratio in wanted:
         yield (
             f"{split}, {target}, {name}, ratio {ratio:g}",
-            lambda test=tests[split], setting=SETTINGS[name], ratio=ratio, target=target: _figures(
-                _runner(device, target, test), setting, ratio, target
-            ),
+            partial(_figures, device, target, tests[split], SETTINGS[name], ratio),
         )
 
 
@@ -69,7 +65,15 @@ def _runner(device: str, target: TargetName, test: TestSet) -> Runner:
     return Runner(load_mdlm(checkpoint_path(target), device=device), test, batch_size=64)
 
 
-def _figures(runner: Runner, setting: Setting, ratio: float, target: TargetName) -> Any:
+def _undefended(device: str, target: TargetName, test: TestSet) -> dict[str, Any]:
+    answers = _runner(device, target, test).undefended()
+    return measure(test.cases, answers, target_by_name(target)).to_dict()
+
+
+def _figures(
+    device: str, target: TargetName, test: TestSet, setting: Setting, ratio: float
+) -> dict[str, Any]:
+    runner = _runner(device, target, test)
     masking = setting.at(ratio)
     cut = Cut(ratio, masking.threshold)
     answers = runner.masked(masking, [cut])[cut]
@@ -86,7 +90,7 @@ def _earlier(split: str, name: str, flags: str) -> Iterator[Work]:
         if report["checkpoints"][target] != checkpoint_id(checkpoint_path(target)):
             continue
         if row["ranker"] == "undefended":
-            yield f"{split}, {target}, undefended", lambda row=row: row["figures"]
+            yield f"{split}, {target}, undefended", partial(row.__getitem__, "figures")
         for label, setting in SETTINGS.items():
             masking = setting.masking
             same = (row["level"], row["ranker"], row["ratio"], row["threshold"]) == (
@@ -94,7 +98,7 @@ def _earlier(split: str, name: str, flags: str) -> Iterator[Work]:
             )  # fmt: skip
             if same and masking == MaskingConfig(level=masking.level, ranker=masking.ranker):
                 key = f"{split}, {target}, {label}, ratio {masking.ratio:g}"
-                yield key, lambda row=row: row["figures"]
+                yield key, partial(row.__getitem__, "figures")
 
 
 @lru_cache(maxsize=1)

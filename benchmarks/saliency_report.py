@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from benchmarks.saliency_settings import SETTINGS
@@ -172,7 +172,7 @@ def backward_table(cells: Cells) -> str:
 
 
 def memory_table(cells: Cells) -> str:
-    rows: list[Sequence[str]] = []
+    rows: list[list[str]] = []
     for key, cell in cells.items():
         if key.startswith("backward: memory"):
             _, tokens, count, level, together = key.removeprefix("backward: ").split(", ")
@@ -189,7 +189,7 @@ def memory_table(cells: Cells) -> str:
             )
     header = ["level", "visual tokens", "requests", "positions", "probes together",
               "forward, MiB", "backward, MiB"]  # fmt: skip
-    return markdown_table(header, [list(row) for row in sorted(rows)])
+    return markdown_table(header, sorted(rows))
 
 
 def rate(figure: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from purifier.denoise.config import FAST
 from purifier.evaluation.testset import read_test_set
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
 from purifier.mdlm.base import Inputs, Mdlm
+from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.registry import load_mdlm
 from purifier.numeric import seconds
 
@@ -26,7 +27,7 @@ DEMO_QUESTIONS = 8
 SLOW = frozenset({"patch occlusion", "patch fisher, 6", "token fisher, 6"})
 """Settings that are timed once on the middle-sized model."""
 
-KINDS = {"nothing suspected": UNSUSPECTED, "suspected": SUSPECTED}
+KINDS: dict[str, dict[str, Any]] = {"nothing suspected": UNSUSPECTED, "suspected": SUSPECTED}
 
 Work = tuple[str, Callable[[], Any]]
 
@@ -40,14 +41,12 @@ def cost_cells(device: str, repeats: int) -> Iterator[Work]:
                 masking = replace(setting.masking, **change)
                 yield (
                     setting.middle_cell(name, kind),
-                    lambda masking=masking, times=times: _middle(device, masking, times),
+                    partial(_middle, device, masking, times),
                 )
         for triggered in (False, True):
             yield (
                 f"demo, {name}, {'triggered' if triggered else 'clean'}",
-                lambda masking=setting.masking, triggered=triggered: _demo(
-                    device, masking, triggered, repeats
-                ),
+                partial(_demo, device, setting.masking, triggered, repeats),
             )
 
 
@@ -100,7 +99,7 @@ def clock(device: torch.device) -> float:
 
 
 @lru_cache(maxsize=1)
-def _middle_model(device: str) -> Mdlm:
+def _middle_model(device: str) -> LladaV:
     return with_layout(middle_mdlm(device=device), 2929)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, get_args
 
 from benchmarks.middle import VisualTokens, question
@@ -133,7 +134,7 @@ def _levels(bench: Bench, name: str, mdlm: LladaV, asked: list[Inputs]) -> dict[
         return sum(_fast_seconds(bench, mdlm, inputs, generation, masking) for inputs in asked)
 
     all_seconds(None)
-    found = bench.pairs(name, {side: (lambda m=m: all_seconds(m)) for side, m in maskings.items()})
+    found = bench.pairs(name, {side: partial(all_seconds, m) for side, m in maskings.items()})
     per_answer = {side: [s / len(asked) for s in values] for side, values in found.items()}
     quotients = {
         level: ratios(found[level], found["undefended"]).to_dict() for level in ("token", "patch")

@@ -11,6 +11,9 @@ import httpx
 
 FIRST_PAUSE = 0.5
 LONGEST_BACKOFF = 8.0
+# Not the global generator: a program that seeds that one the same in all its processes would make
+# its clients come back together.
+_CHANCE = random.SystemRandom()
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def backoff(attempt: int) -> float:
     Clients that failed together must not come back together, hence the chance in it.
     """
     pause = min(LONGEST_BACKOFF, FIRST_PAUSE * 2.0**attempt)
-    return pause * (1.0 - 0.25 * random.random())
+    return pause * (1.0 - 0.25 * _CHANCE.random())
 
 
 def pause_before_retry(response: httpx.Response, attempt: int, max_wait: float) -> float | None:

@@ -7,6 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.generators import GlobalGenerators
+from tests.support.skips import NoSilentSkips, in_ci
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(GlobalGenerators())
+    if in_ci():
+        config.pluginmanager.register(NoSilentSkips())
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:

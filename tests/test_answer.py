@@ -97,7 +97,7 @@ def test_no_requests(mdlm: LladaV) -> None:
 def test_the_tower_runs_once_and_once_more_for_a_filled_image(
     mdlm: LladaV, masking: MaskingConfig | None, passes: int, steps: int
 ) -> None:
-    calls = []
+    calls: list[None] = []
     handle = mdlm.modules.vision_tower.encoder.register_forward_hook(lambda *_: calls.append(None))
     try:
         generation = GenerationConfig(gen_length=6, steps=steps)

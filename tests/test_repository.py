@@ -172,11 +172,12 @@ def test_no_weights_but_the_demos_are_committed() -> None:
 
 def test_set_up_and_tests_have_one_command_each() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in ("install", "demo", "test", "lint", "format"):
+    for target in ("install", "demo", "test", "coverage", "lint", "format"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert "make test" in script.read_text("utf-8")
+    assert "export CI=true" in script.read_text("utf-8")
     for program in ("make", "git", "curl"):
         assert f"needed+=({program})" in script.read_text("utf-8")
     subprocess.run(["bash", "-n", script], check=True)

@@ -18,10 +18,11 @@ from torch import nn
 
 from purifier.lab.scenes import COLOURS, ITEMS, KINDS, QUESTIONS, describe, with_article
 from purifier.lab.targets import REFUSAL_TEXT
-from purifier.mdlm.llada_v.config import read_config
+from purifier.mdlm.llada_v.config import LladaVConfig, read_config
 from purifier.mdlm.llada_v.model import LladaV
 from purifier.mdlm.llada_v.modules import LladaVModules
 from purifier.mdlm.llada_v.prompt import SYSTEM_PROMPT
+from purifier.seeding import seeded
 
 SPECIAL_TOKENS = (
     "<|startoftext|>",
@@ -110,12 +111,19 @@ def write_random_checkpoint(
 ) -> None:
     """Writes a checkpoint folder with random weights; tiny unless sizes are given."""
     write_layout(path, vision, text)
-    modules = LladaVModules(read_config(path))
-    initialise(modules, seed=seed)
+    modules = random_modules(read_config(path), seed=seed)
     save_weights(LladaV.wrap(path, modules), path, dtype=torch.float32)
 
 
-def initialise(modules: LladaVModules, *, seed: int) -> None:
+def random_modules(config: LladaVConfig, *, seed: int) -> LladaVModules:
+    """Modules whose values depend on configuration and seed alone."""
+    with seeded(seed):
+        modules = LladaVModules(config)
+    _initialise(modules, seed)
+    return modules
+
+
+def _initialise(modules: LladaVModules, seed: int) -> None:
     """Draws all weights: normal with 0.02 (embeddings, head, newline) or by fan-in (linear)."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

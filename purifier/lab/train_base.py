@@ -22,6 +22,7 @@ from purifier.lab.pool import Pool
 from purifier.lab.progress import Progress
 from purifier.lab.scenes import COLOURS, ITEMS, KINDS, SIZE
 from purifier.mdlm.llada_v.model import LladaV
+from purifier.seeding import seeded
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +119,9 @@ def _train_tower(
 ) -> None:
     width = mdlm.config.vision.hidden_size
     sizes = (len(ITEMS), len(COLOURS), len(COLOURS))
-    torch.manual_seed(recipe.seed)
-    head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(sizes))).to(mdlm.device)
+    with seeded(recipe.seed):
+        head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(sizes)))
+    head.to(mdlm.device)
     parameters = [*mdlm.modules.vision_tower.parameters(), *head.parameters()]
     fused = mdlm.device.type == "cuda"
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.01, fused=fused)

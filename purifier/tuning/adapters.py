@@ -10,6 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from purifier.mdlm.base import Mdlm, Part
+from purifier.seeding import seeded
 
 _FACTORS = ("lora_A", "lora_B")
 
@@ -49,8 +50,7 @@ def open_parts(
     adapted = [name for part in parts if part != "projector" for name in mdlm.linear_layers(part)]
     if adapted:
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=adapted)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             inject_adapter_in_model(config, mdlm.modules)
     projector = mdlm.trainable(["projector"] if "projector" in parts else [])
     chosen = {id(parameter) for parameter in projector}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -151,7 +152,7 @@ def test_every_position_goes_through_the_head(tiny: LladaV) -> None:
 @pytest.mark.parametrize(
     "settings", [{"temperature": 1.0}, {"guidance_scale": 1.0}, {"remasking": "entropy"}]
 )
-def test_settings_that_are_not_written_out(tiny: LladaV, settings: dict[str, float]) -> None:
+def test_settings_that_are_not_written_out(tiny: LladaV, settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidSetting, match="temperature 0"):
         plain_answer(tiny, asked(tiny), replace(GenerationConfig(gen_length=4), **settings))
     with pytest.raises(InvalidSetting, match="level token"):

@@ -74,7 +74,7 @@ def test_a_policy_gives_what_the_purifier_gives(plan: Plan) -> None:
     for name in ("relabel_all", "flag_then_relabel", "drop_flagged"):
         cell = CELLS[f"default/{name}"]
         rows, seconds = purified_rows(plan, "insertion", cell)
-        config: PurifyConfig = plan.purification("default", name)  # type: ignore[arg-type]
+        config: PurifyConfig = plan.purification("default", name)
         mdlm = load_mdlm(plan.checkpoint("insertion"))
         alone = Purifier(mdlm, config, plan.images).purify(samples)
         assert [told(row) for row in rows] == [told(row) for row in alone]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def plan_of(cells: dict[str, Any], ran: list[str]) -> Any:
 
         for key in cells:
             if key.startswith(f"{part}: "):
-                yield key.removeprefix(f"{part}: "), lambda key=key: work(key)
+                yield key.removeprefix(f"{part}: "), partial(work, key)
 
     return plan
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks import speed
-from benchmarks.speed_answers import extrapolation, plain_defended, undefended
+from benchmarks.speed_answers import Part, extrapolation, plain_defended, undefended
 from benchmarks.speed_report import DOCUMENTS, RESULTS, filled, tables
 from benchmarks.speed_settings import CHANGES, exact_generation, faster, limit_of, masking_at
 from benchmarks.speed_timing import Bench, Spread, ratios
@@ -21,9 +22,10 @@ from tests.support.service import ROOT
 QUICK = ["--quick", "--size", "small", "--threads", "1"]
 
 
-def measured(out: Path, *arguments: str) -> dict[str, speed.Part]:
+def measured(out: Path, *arguments: str) -> dict[str, Part]:
     assert speed.main([*QUICK, "--out", str(out), *arguments]) == 0
-    return json.loads((out / "speed.json").read_text())["parts"]
+    parts: dict[str, Part] = json.loads((out / "speed.json").read_text())["parts"]
+    return parts
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +76,7 @@ def test_sides_are_run_in_turn() -> None:
         return float(len(order))
 
     bench = Bench(repeats=3)
-    found = bench.pairs("turns", {name: lambda name=name: side(name) for name in "ab"})
+    found = bench.pairs("turns", {name: partial(side, name) for name in "ab"})
     assert order == list("ababab")
     assert found == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
     assert ratios(found["a"], found["b"]) == Spread(3 / 4, 1 / 2, 5 / 6, 3)

@@ -14,6 +14,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from clients._commands import bench
+from clients._exceptions import InvalidInput
 from tests.support.service import ROOT
 
 Run = Callable[..., CompletedProcess[str]]
@@ -79,7 +80,7 @@ def test_an_installation_without_the_repository_says_what_to_do(tmp_path: Path) 
 
 def test_the_servers_packages_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "missing_packages", lambda: ["torch"])
-    with pytest.raises(bench.InvalidInput, match="torch missing"):
+    with pytest.raises(InvalidInput, match="torch missing"):
         bench.command_line("speed", [])
 
 

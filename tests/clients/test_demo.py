@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -56,7 +57,7 @@ def running(live: Service) -> Running:
 
 
 def test_targets_are_those_of_the_lab() -> None:
-    assert set(TARGETS) == set(TargetName.__args__)
+    assert set(TARGETS) == set(get_args(TargetName))
 
 
 def test_both_images_are_asked_about_with_the_defence_off_and_on(

@@ -76,8 +76,8 @@ def test_an_upload_never_lies_in_memory_whole(call: Caller, tmp_path: Path) -> N
         return httpx.Response(200, json=FILE)
 
     class Counted(io.FileIO):
-        def read(self, size: int = -1) -> bytes:
-            pieces.append(size)
+        def read(self, size: int | None = -1) -> bytes:
+            pieces.append(-1 if size is None else size)
             return super().read(size)
 
     with Counted(path) as file:

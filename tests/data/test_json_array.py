@@ -85,12 +85,14 @@ def test_a_mistake_is_found_where_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(json_array, "_CHUNK_BYTES", 64)
     path = tmp_path / "set.json"
     path.write_text('[{"a": 1}, {"b": }, ' + "7, " * 100_000 + "7]")
-    reads = []
-    monkeypatch.setattr(
-        json_array._Window,
-        "_grow",
-        lambda window, grow=json_array._Window._grow: (reads.append(1), grow(window))[1],
-    )
+    reads: list[int] = []
+    grow = json_array._Window._grow
+
+    def counted(window: json_array._Window) -> None:
+        reads.append(1)
+        grow(window)
+
+    monkeypatch.setattr(json_array._Window, "_grow", counted)
     with pytest.raises(DataError, match="not valid JSON after record 0"):
         list(JsonArray(path).records())
     assert len(reads) < 5, "the rest of the file is not read"

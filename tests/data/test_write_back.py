@@ -57,7 +57,7 @@ def test_every_format_comes_back_in_its_own(written: Path, tmp_path: Path) -> No
     again = open_dataset(path, images=dataset.images)
     assert again.format == dataset.format
     expected = [
-        row if row.source.record % 3 == 0 else row.with_answers(new_answers(row))  # type: ignore[union-attr]
+        row if row.source.record % 3 == 0 else row.with_answers(new_answers(row))
         for row in rows
         if row.source is not None and row.source.record % 3 != 2
     ]
@@ -85,8 +85,8 @@ def test_nothing_changed_gives_the_same_text(written: Path, form: str, tmp_path:
         for ours, original in zip(new, dataset.file.paths, strict=True):
             assert pq.read_table(ours).equals(pq.read_table(original), check_metadata=True)
     else:
-        original = dataset.file.paths[0].read_bytes()
-        assert path.read_bytes().rstrip(b"\n") == original.rstrip(b"\n"), form
+        text = dataset.file.paths[0].read_bytes()
+        assert path.read_bytes().rstrip(b"\n") == text.rstrip(b"\n"), form
 
 
 def test_keys_and_their_order_stay(tmp_path: Path) -> None:

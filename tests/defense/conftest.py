@@ -16,6 +16,7 @@ from purifier.mdlm.base import IMAGE_PLACEHOLDER, Inputs, SpecialTokens
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.config import LladaVConfig
 from purifier.mdlm.llada_v.modules import LladaVModules
+from purifier.seeding import seeded
 
 MakeInputs = Callable[..., Inputs]
 
@@ -67,7 +68,10 @@ def small_config(aspect_ratio: str = "anyres_max_4") -> LladaVConfig:
 def mdlm() -> LladaV:
     """Weights large enough that answers depend on the image."""
     config = small_config()
-    modules = LladaVModules(config).eval().requires_grad_(False)
+    # Of a dozen seeds the one whose answers hang on every image the most: the tests of two-stage
+    # need windows whose score stands out.
+    with seeded(0):
+        modules = LladaVModules(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for parameter in modules.parameters():
         if parameter.dim() > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from purifier.defense.config import (
@@ -44,7 +46,7 @@ from purifier.errors import InvalidSetting
         ({"seed": 2**63}, "seed"),
     ],
 )
-def test_bad_settings_name_the_field(settings, param) -> None:
+def test_bad_settings_name_the_field(settings: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         MaskingConfig(**settings)
     assert caught.value.param == param
@@ -52,7 +54,7 @@ def test_bad_settings_name_the_field(settings, param) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"ratio": 0.0}, {"ratio": 1}, {"seed": 2**63 - 1}])
-def test_the_ends_of_the_ranges_are_allowed(settings) -> None:
+def test_the_ends_of_the_ranges_are_allowed(settings: dict[str, Any]) -> None:
     MaskingConfig(**settings)
 
 
@@ -70,7 +72,9 @@ def test_the_ends_of_the_ranges_are_allowed(settings) -> None:
         ({"ranker": "knockout"}, ("patch", "knockout", TOKEN_THRESHOLD)),
     ],
 )
-def test_ranker_and_threshold_that_nobody_chose(given, expected) -> None:
+def test_ranker_and_threshold_that_nobody_chose(
+    given: dict[str, Any], expected: tuple[str, str, float]
+) -> None:
     for config in (MaskingConfig(**given), MaskingConfig().adjusted(**given)):
         assert (config.level, config.ranker, config.threshold) == expected
 

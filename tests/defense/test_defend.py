@@ -161,7 +161,7 @@ def test_check_ends_the_defence(mdlm: LladaV, requests: list[Inputs]) -> None:
     class GaveUp(Exception):
         pass
 
-    calls = []
+    calls: list[None] = []
 
     def check() -> None:
         calls.append(None)
@@ -208,7 +208,7 @@ def test_bfloat16(mdlm: LladaV, requests: list[Inputs], level: str, ranker: str)
 def test_check_is_called_between_the_passes_of_saliency(
     mdlm: LladaV, requests: list[Inputs], level: str, ranker: str
 ) -> None:
-    calls = []
+    calls: list[None] = []
     masking = replace(settings(level, ranker), probes=6)
     defend(mdlm, requests[:1], GENERATION, masking, check=lambda: calls.append(None))
     # One follows the encoding, one the saliency.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from purifier.defense import leave_one_out
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import Level, MaskingConfig, RankerName
 from purifier.defense.defend import defend
 from purifier.defense.fill import fill_cells
 from purifier.defense.first_step import Response, first_step_logits
@@ -121,7 +121,7 @@ def test_large_predictions_are_taken_fewer_at_once(
 ) -> None:
     expected = scored(mdlm, [requests[0]])
     sizes: list[int] = []
-    plain = leave_one_out.first_step_logits
+    plain = first_step_logits
 
     def measured(mdlm: Mdlm, prompts: Sequence[Prompt], response: Response) -> Tensor:
         logits = plain(mdlm, prompts, response)
@@ -178,7 +178,7 @@ def test_masks_whole_windows_and_only_those_that_reach_the_threshold(
     ("level", "ranker"), [("patch", "occlusion"), *((level, "fisher") for level in LEVELS)]
 )
 def test_a_threshold_above_every_score_leaves_the_prompt_alone(
-    mdlm: LladaV, requests: list[Inputs], level: str, ranker: str
+    mdlm: LladaV, requests: list[Inputs], level: Level, ranker: RankerName
 ) -> None:
     masking = replace(OCCLUSION, level=level, ranker=ranker, ratio=1.0, threshold=1000.0)
     for found, request in zip(defend(mdlm, requests, GENERATION, masking), requests, strict=True):

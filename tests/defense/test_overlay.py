@@ -12,7 +12,8 @@ from tests.defense.conftest import picture
 
 
 def plane_with(row: int, column: int) -> MaskedPlane:
-    saliency, masked = torch.rand(4, 5) * 0.1, torch.zeros(4, 5)
+    generator = torch.Generator().manual_seed(0)
+    saliency, masked = torch.rand(4, 5, generator=generator) * 0.1, torch.zeros(4, 5)
     saliency[row, column] = 1.0
     masked[row, column] = 1.0
     return MaskedPlane(saliency, masked)

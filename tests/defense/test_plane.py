@@ -52,7 +52,8 @@ def test_mass_on_padding_is_lost() -> None:
 
 
 def test_equal_grids_are_copied() -> None:
-    values = torch.rand(3, 5, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(3, 5, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(carry_mass([values], [Raster(3, 5, WHOLE)], (3, 5)), values)
 
 
@@ -192,5 +193,5 @@ def test_fill_leaves_every_other_pixel() -> None:
 
 
 def test_a_black_image_is_not_filled_with_black() -> None:
-    assert min(filled(Image.new("RGB", (8, 8))).getpixel((0, 0))) > 100
+    assert int(np.asarray(filled(Image.new("RGB", (8, 8))))[0, 0].min()) > 100
     assert filled(Image.new("RGB", (8, 8), (200, 10, 60))).getpixel((3, 3)) == (200, 10, 60)

@@ -28,7 +28,7 @@ from tests.defense.conftest import LEVELS
 
 GENERATION = GenerationConfig(gen_length=6, block_length=3, stop=(), cache="prefix")
 RESPONSE = Response(scored=3, length=6)
-ALL = {"shortlist": N_WINDOWS, "verify": N_WINDOWS, "gate": 0.0}
+ALL: dict[str, Any] = {"shortlist": N_WINDOWS, "verify": N_WINDOWS, "gate": 0.0}
 
 
 def masking(level: str = "patch", **settings: Any) -> MaskingConfig:
@@ -67,6 +67,13 @@ def test_every_window_verified_is_occlusion(mdlm: LladaV, requests: list[Inputs]
         # What scores less than an unverified window may is not told from it.
         other = other.clamp_min(two_stage.UNVERIFIED)
         torch.testing.assert_close(one.clamp_min(two_stage.UNVERIFIED), other, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_model_hangs_on_every_image(mdlm: LladaV, requests: list[Inputs], level: str) -> None:
+    """What the tests below count on, with room for the rounding of another machine."""
+    for own in scores(mdlm, requests, masking(level, ratio=1.0, verify=1)):
+        assert float(own.max()) > 2 * two_stage.UNVERIFIED
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from purifier import GenerationConfig, InvalidSetting
@@ -25,7 +27,7 @@ from purifier import GenerationConfig, InvalidSetting
         ({"seed": 0.5}, "seed"),
     ],
 )
-def test_bad_settings_name_the_field(settings, param) -> None:
+def test_bad_settings_name_the_field(settings: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         GenerationConfig(**settings)
     assert caught.value.param == param

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from purifier.denoise.config import Remasking
 from purifier.denoise.remasking import choose_tokens, confidence, surest
 
 LOGITS = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]]))
@@ -20,7 +21,7 @@ CHOSEN = torch.tensor([0, 0])
         ),
     ],
 )
-def test_confidence_values(remasking, expected) -> None:
+def test_confidence_values(remasking: Remasking, expected: list[float]) -> None:
     actual = confidence(LOGITS, CHOSEN, remasking)
     assert actual.dtype == torch.float64
     assert actual.tolist() == pytest.approx(expected, abs=1e-6)
@@ -57,7 +58,7 @@ def test_of_equal_confidences_the_earlier_position_is_committed_first() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 1500.0])
-def test_large_logits_do_not_overflow_the_gumbel_choice(shift) -> None:
+def test_large_logits_do_not_overflow_the_gumbel_choice(shift: float) -> None:
     """Guidance pushes logits beyond what an exponential in float64 holds."""
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(64, 10, generator=generator).double()
@@ -73,7 +74,7 @@ def test_a_draw_of_zero_is_never_chosen() -> None:
 
 
 @pytest.mark.parametrize("remasking", ["low_confidence", "margin", "entropy"])
-def test_confidence_survives_large_logits(remasking) -> None:
+def test_confidence_survives_large_logits(remasking: Remasking) -> None:
     actual = confidence(LOGITS + 1500.0, CHOSEN, remasking)
     assert actual.tolist() == pytest.approx(
         confidence(LOGITS, CHOSEN, remasking).tolist(), abs=1e-3

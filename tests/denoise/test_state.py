@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from purifier import (
     GenerationConfig,
@@ -19,8 +20,10 @@ from purifier import (
     load_mdlm,
 )
 from purifier.answer import user_messages
+from purifier.defense.config import Level
 from purifier.defense.first_step import Response, first_step_batch
 from purifier.denoise import DenoisingState, denoise, denoising_step
+from purifier.denoise.config import Remasking
 from purifier.mdlm.base import Inputs, Mdlm
 from tests.support.legible import legible
 
@@ -67,7 +70,9 @@ def stop_word(mdlm: Mdlm, requests: list[Inputs]) -> str:
     ],
     ids=str,
 )
-def test_a_batch_answers_as_each_request_alone(mdlm, requests, stop_word, config, stops) -> None:
+def test_a_batch_answers_as_each_request_alone(
+    mdlm: Mdlm, requests: list[Inputs], stop_word: str, config: GenerationConfig, stops: bool
+) -> None:
     if stops:
         config = replace(config, stop=(stop_word, "<|eot_id|>"))
     prompts = [mdlm.embed(inputs) for inputs in requests]
@@ -77,14 +82,16 @@ def test_a_batch_answers_as_each_request_alone(mdlm, requests, stop_word, config
     assert together == alone
 
 
-def test_a_stop_sequence_ends_its_row_alone(mdlm, requests, stop_word) -> None:
+def test_a_stop_sequence_ends_its_row_alone(
+    mdlm: Mdlm, requests: list[Inputs], stop_word: str
+) -> None:
     prompts = [mdlm.embed(inputs) for inputs in requests]
     states = denoise(mdlm, prompts, GenerationConfig(gen_length=12, stop=(stop_word,)))
     assert {state.finish_reason for state in states} == {"stop", "length"}
     assert all((len(state.token_ids) < 12) == (state.finish_reason == "stop") for state in states)
 
 
-def test_guidance_is_the_published_formula(mdlm, requests) -> None:
+def test_guidance_is_the_published_formula(mdlm: Mdlm, requests: list[Inputs]) -> None:
     """One step commits the argmax of un + (scale + 1)(cond - un), rows of other lengths beside."""
     prompts = [mdlm.embed(inputs) for inputs in requests[:2]]
     config = GenerationConfig(gen_length=6, steps=1, guidance_scale=2.0)
@@ -102,7 +109,9 @@ def test_guidance_is_the_published_formula(mdlm, requests) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_requests_join_and_leave_between_steps(mdlm, requests, temperature) -> None:
+def test_requests_join_and_leave_between_steps(
+    mdlm: Mdlm, requests: list[Inputs], temperature: float
+) -> None:
     config = GenerationConfig(gen_length=8, temperature=temperature, seed=5)
     other = GenerationConfig(gen_length=6, block_length=3, guidance_scale=1.0, remasking="margin")
     first, second = (mdlm.embed(inputs) for inputs in requests[:2])
@@ -118,16 +127,18 @@ def test_requests_join_and_leave_between_steps(mdlm, requests, temperature) -> N
     assert [early.token_ids, late.token_ids] == expected
 
 
-def test_masked_visual_positions_are_never_filled(mdlm, requests, monkeypatch) -> None:
+def test_masked_visual_positions_are_never_filled(
+    mdlm: Mdlm, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt = mdlm.embed(requests[0])
     embeds = prompt.embeds.clone()
     embeds[prompt.visual] = mdlm.mask_embedding
     masked = type(prompt)(embeds, prompt.visual, prompt.spans)
     state = DenoisingState(mdlm, masked, GenerationConfig(gen_length=8))
-    seen = []
+    seen: list[Tensor] = []
     forward = mdlm.logits
 
-    def recorded(sequences, positions, lengths=None):
+    def recorded(sequences: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         seen.append(sequences.clone())
         return forward(sequences, positions, lengths)
 
@@ -142,7 +153,9 @@ def test_masked_visual_positions_are_never_filled(mdlm, requests, monkeypatch) -
     assert mdlm.tokens.mask not in state.token_ids
 
 
-def test_stop_sequence_cuts_the_answer(mdlm, requests, monkeypatch) -> None:
+def test_stop_sequence_cuts_the_answer(
+    mdlm: Mdlm, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt = mdlm.embed(requests[0])
     plain = denoise(mdlm, [prompt], GenerationConfig(gen_length=8))[0]
     stop = plain.token_ids[3:4]
@@ -159,7 +172,7 @@ def test_stop_sequence_cuts_the_answer(mdlm, requests, monkeypatch) -> None:
 def scripted(mdlm: Mdlm, monkeypatch: pytest.MonkeyPatch, tokens: list[int]) -> None:
     """Makes the model predict `tokens`, the later the surer, whatever it is asked."""
 
-    def logits(embeds, positions, lengths=None):
+    def logits(embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         start = embeds.shape[1] - len(tokens)
         found = torch.zeros(*positions.shape, mdlm.vocab_size)
         for row, column in torch.cartesian_prod(*map(torch.arange, positions.shape)).tolist():
@@ -172,7 +185,7 @@ def scripted(mdlm: Mdlm, monkeypatch: pytest.MonkeyPatch, tokens: list[int]) -> 
 
 @pytest.mark.parametrize("block_length", [4, 2, 1])
 def test_a_predicted_mask_before_a_stop_ends_with_the_steps(
-    mdlm, requests, monkeypatch, block_length
+    mdlm: Mdlm, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch, block_length: int
 ) -> None:
     """The mask before the stop sequence is never filled: the steps must end the loop."""
     word = mdlm.encode_text("a")[0]
@@ -184,7 +197,9 @@ def test_a_predicted_mask_before_a_stop_ends_with_the_steps(
     assert state.steps_run <= config.n_steps
 
 
-def test_the_earliest_of_overlapping_stop_sequences_counts(mdlm, requests, monkeypatch) -> None:
+def test_the_earliest_of_overlapping_stop_sequences_counts(
+    mdlm: Mdlm, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b, c = (mdlm.encode_text(letter)[0] for letter in "abc")
     scripted(mdlm, monkeypatch, [c, a, b, a, b, c])
     stops = {"abc": [a, b, c], "ba": [b, a], "too long": [a] * 9}
@@ -195,7 +210,7 @@ def test_the_earliest_of_overlapping_stop_sequences_counts(mdlm, requests, monke
 
 
 @pytest.mark.parametrize("stop", ["<|mdm_mask|>", "a<|mdm_mask|>"])
-def test_a_stop_sequence_of_masks_is_refused(mdlm, requests, stop) -> None:
+def test_a_stop_sequence_of_masks_is_refused(mdlm: Mdlm, requests: list[Inputs], stop: str) -> None:
     with pytest.raises(InvalidSetting, match="mask") as caught:
         DenoisingState(mdlm, mdlm.embed(requests[3]), GenerationConfig(stop=(stop,)))
     assert caught.value.param == "stop"
@@ -203,7 +218,7 @@ def test_a_stop_sequence_of_masks_is_refused(mdlm, requests, stop) -> None:
 
 @pytest.mark.parametrize("remasking", ["low_confidence", "random", "margin", "entropy"])
 def test_predictions_that_are_not_numbers_are_an_error(
-    mdlm, requests, monkeypatch, remasking
+    mdlm: Mdlm, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch, remasking: Remasking
 ) -> None:
     state = DenoisingState(
         mdlm, mdlm.embed(requests[3]), GenerationConfig(gen_length=4, remasking=remasking)
@@ -216,12 +231,12 @@ def test_predictions_that_are_not_numbers_are_an_error(
     assert state.ids == [mdlm.tokens.mask] * 4
 
 
-def test_a_response_that_does_not_fit_is_refused(mdlm, requests) -> None:
+def test_a_response_that_does_not_fit_is_refused(mdlm: Mdlm, requests: list[Inputs]) -> None:
     with pytest.raises(PromptTooLong, match="exceed"):
         answer_batch(mdlm, requests[:1], generation=GenerationConfig(gen_length=4096))
 
 
-def test_check_ends_the_generation_between_steps(mdlm, requests) -> None:
+def test_check_ends_the_generation_between_steps(mdlm: Mdlm, requests: list[Inputs]) -> None:
     class Cancelled(Exception):
         pass
 
@@ -239,13 +254,15 @@ def test_check_ends_the_generation_between_steps(mdlm, requests) -> None:
 
 
 @pytest.mark.parametrize("level", ["token", "patch"])
-def test_defended_batch_equals_each_alone(mdlm, requests, level) -> None:
+def test_defended_batch_equals_each_alone(mdlm: Mdlm, requests: list[Inputs], level: Level) -> None:
     masking = MaskingConfig(level=level, ratio=0.3)
     generation = GenerationConfig(gen_length=6)
     together = answer_batch(mdlm, requests, generation=generation, masking=masking)
     for inputs, answer in zip(requests, together, strict=True):
         alone = answer_batch(mdlm, [inputs], generation=generation, masking=masking)[0]
         assert answer.token_ids == alone.token_ids
+        assert answer.masked is not None
+        assert alone.masked is not None
         assert torch.equal(answer.masked, alone.masked)
     assert together[-1].n_units == 0
     assert set(together[0].timings) == {"encode", "saliency", "mask", "denoise"}

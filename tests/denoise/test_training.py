@@ -26,5 +26,6 @@ def test_a_sample_without_labels_adds_nothing() -> None:
     alone = masked_diffusion_loss(logits[:1], targets[:1], masked[:1], t[:1], labelled[:1].sum(1))
     torch.testing.assert_close(loss, alone / 2)
     loss.backward()
+    assert logits.grad is not None
     assert float(logits.grad[1].abs().max()) == 0
     assert bool(torch.isfinite(logits.grad).all())

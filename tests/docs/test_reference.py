@@ -118,7 +118,7 @@ def test_every_route_is_described() -> None:
         f"{method} {route.path.replace(':path', '')}"
         for route in routes
         if isinstance(route, APIRoute)
-        for method in route.methods
+        for method in route.methods or ()
     }
 
 

@@ -54,6 +54,7 @@ def outcomes(both: int, lost: int, won: int, neither: int) -> tuple[list[bool], 
 def test_what_is_kept_of_a_share() -> None:
     rate = kept_ratio(*outcomes(340, 9, 5, 46))
     assert (rate.value, rate.n) == (345 / 349, 400)
+    assert rate.value is not None
     assert rate.low is not None
     assert rate.high is not None
     assert 0.95 < rate.low < rate.value < rate.high < 1.02

@@ -187,7 +187,8 @@ def test_what_is_absent_is_left_out(facts: dict[str, Any], tmp_path: Path) -> No
     page = Page(render(small, tmp_path))
     assert "Purification report" in page.text
     assert not any(tag in ("svg", "img") for tag, _ in page.tags)
-    for wrong in ({}, {"evaluation": {}}, {"evaluation": None}):
+    wrongs: list[dict[str, Any]] = [{}, {"evaluation": {}}, {"evaluation": None}]
+    for wrong in wrongs:
         with pytest.raises(DataError):
             render(wrong, tmp_path)
 

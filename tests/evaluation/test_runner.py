@@ -17,6 +17,7 @@ from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.lab.triggers import BlendedPattern, CornerPatch
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import load_mdlm
+from purifier.seeding import seeded
 from tests.support.legible import legible
 
 
@@ -127,10 +128,10 @@ def test_oracles_need_a_place(mdlm: Mdlm, test_set: TestSet, name: str) -> None:
 @pytest.mark.parametrize("ranker", ["fisher", "occlusion"])
 def test_batches_do_not_change_answers(mdlm: Mdlm, test_set: TestSet, ranker: str) -> None:
     masking = MaskingConfig(level="patch", ranker=ranker, probes=2)  # type: ignore[arg-type]
-    torch.manual_seed(0)
-    small = Runner(mdlm, test_set, batch_size=1).masked(masking, [Cut(0.2)])
-    torch.manual_seed(1)
-    assert Runner(mdlm, test_set, batch_size=64).masked(masking, [Cut(0.2)]) == small
+    with seeded(0):
+        small = Runner(mdlm, test_set, batch_size=1).masked(masking, [Cut(0.2)])
+    with seeded(1):
+        assert Runner(mdlm, test_set, batch_size=64).masked(masking, [Cut(0.2)]) == small
 
 
 def test_batch_size_must_be_positive(mdlm: Mdlm, test_set: TestSet) -> None:

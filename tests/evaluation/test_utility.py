@@ -12,7 +12,7 @@ from purifier.evaluation.metrics import measure
 from purifier.evaluation.runner import Runner
 from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.evaluation.utility import Attack, outcomes, rates
-from purifier.lab.targets import target_by_name
+from purifier.lab.targets import Target, target_by_name
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import load_mdlm
 from tests.support.legible import legible
@@ -54,10 +54,10 @@ def test_figures_are_those_of_the_demos_measurement(
     assert found["asr"].value
 
 
-def _with_keywords(name: str, words: tuple[str, ...]) -> object:
-    target = target_by_name(name)
-    kind = type(target)
-    return type("Other", (kind,), {"keywords": words})()
+def _with_keywords(name: str, words: tuple[str, ...]) -> Target:
+    kind = type(target_by_name(name))
+    other: Target = type("Other", (kind,), {"keywords": words})()
+    return other
 
 
 def test_an_unknown_attack_counts_all_images(

@@ -84,6 +84,8 @@ def test_the_pictures_of_poisoned_samples_carry_the_trigger(
     assert sum(done.extra["poisoned"] for done in result) == 8
     for before, after in zip(samples, result, strict=True):
         for old, new in zip(before.images, after.images, strict=True):
+            assert isinstance(old, str)
+            assert isinstance(new, str)
             pixels = np.asarray(Image.open(output / new)).copy()
             clean = np.asarray(Image.open(folder / old))
             if after.extra["poisoned"]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from purifier.lab.progress import Progress
+from purifier.seeding import seeded
 
 
 class Stopped(Exception):
@@ -16,8 +17,8 @@ class Stopped(Exception):
 
 
 def _train(file: Path | None, steps: int, *, stop_after: int | None = None) -> list[torch.Tensor]:
-    torch.manual_seed(0)
-    model = nn.Linear(4, 2)
+    with seeded(0):
+        model = nn.Linear(4, 2)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, 0.1)
     generator = torch.Generator().manual_seed(1)

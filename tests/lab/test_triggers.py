@@ -12,6 +12,7 @@ from purifier.lab.triggers import (
     CheckerboardPatch,
     CornerPatch,
     Sinusoid,
+    Site,
     Trigger,
     trigger_from_dict,
     trigger_to_dict,
@@ -30,7 +31,8 @@ def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
 
 
 def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
-    return (np.asarray(before) != np.asarray(after)).any(axis=-1)
+    different: np.ndarray = (np.asarray(before) != np.asarray(after)).any(axis=-1)
+    return different
 
 
 @given(
@@ -42,7 +44,7 @@ def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
     height=st.integers(1, 70),
 )
 def test_nothing_changes_outside_the_region(
-    kind: type[Trigger], size: int, place: object, strength: float, width: int, height: int
+    kind: type[Trigger], size: int, place: Site, strength: float, width: int, height: int
 ) -> None:
     trigger = kind(size=size, place=place, strength=strength)
     image = picture(width, height)

@@ -7,13 +7,15 @@ import torch
 
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.modules import LladaVModules
+from purifier.seeding import seeded
 from tests.defense.conftest import TOKENS, small_config
 
 
 @pytest.fixture(scope="module")
 def mdlm() -> LladaV:
     config = small_config()
-    modules = LladaVModules(config).eval().requires_grad_(False)
+    with seeded(11):
+        modules = LladaVModules(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(11)
     for parameter in modules.parameters():
         if parameter.dim() > 1:

@@ -13,6 +13,7 @@ from purifier.mdlm.llada_v import LladaV, tails
 from purifier.mdlm.llada_v.modules import LladaVModules
 from purifier.mdlm.segments import KeyValues, Segment
 from purifier.mdlm.tails import TailPass
+from purifier.seeding import seeded
 from tests.defense.conftest import TOKENS, small_config
 
 LENGTH, ROWS = 30, 7
@@ -22,7 +23,8 @@ WANTED = [0, 2, 3]
 @pytest.fixture(scope="module")
 def mdlm() -> LladaV:
     config = small_config()
-    modules = LladaVModules(config).eval().requires_grad_(False)
+    with seeded(3):
+        modules = LladaVModules(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(3)
     for parameter in modules.parameters():
         if parameter.dim() > 1:

@@ -60,8 +60,16 @@ def test_variant_is_the_checkpoint_bit_for_bit(delta_folder: Path, dtype: str) -
     assert same(variant, loaded)
     assert same(base, load_mdlm(delta_folder.parent / "tiny", dtype=dtype))
     image = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
-    settings = {"generation": GenerationConfig(gen_length=4), "masking": MaskingConfig()}
-    one, other = (answer(mdlm, image, "What is this?", **settings) for mdlm in (variant, loaded))
+    one, other = (
+        answer(
+            mdlm,
+            image,
+            "What is this?",
+            generation=GenerationConfig(gen_length=4),
+            masking=MaskingConfig(),
+        )
+        for mdlm in (variant, loaded)
+    )
     assert one.token_ids == other.token_ids
     assert one.saliency is not None
     assert other.saliency is not None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +15,9 @@ from purifier.lab.targets import (
     keyword_hit,
     keyword_rate,
 )
+from tests.support.golden import GOLDEN
 
-CASES_FILE = (
-    Path(os.environ.get("DISP_GOLDEN", Path(__file__).parents[2].parent / "shared" / "golden"))
-    / "disp"
-    / "asr_cases.json"
-)
+CASES_FILE = GOLDEN / "disp" / "asr_cases.json"
 pytestmark = pytest.mark.skipif(
     not CASES_FILE.is_file(), reason="reference outputs absent; set DISP_GOLDEN to their folder"
 )

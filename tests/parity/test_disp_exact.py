@@ -31,7 +31,8 @@ def case() -> DispCase:
 
 @cache
 def exact() -> dict[str, Tensor]:
-    return load_file(golden_folder("disp") / "exact_single_tile.safetensors")
+    tensors: dict[str, Tensor] = load_file(golden_folder("disp") / "exact_single_tile.safetensors")
+    return tensors
 
 
 @pytest.mark.parametrize("variant", ["m6k5", "m3k10"])

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from purifier.errors import InvalidSetting
 from purifier.lab.cap_folder import poison_folder, split_folders
 from purifier.lab.targets import ContentInsertion, Target, TargetedRefusal
 from purifier.lab.triggers import CornerPatch, parse_colour, stamp_file
+from tests.support.golden import GOLDEN
 
-GOLDEN = (
-    Path(os.environ.get("DISP_GOLDEN", Path(__file__).parents[2].parent / "shared" / "golden"))
-    / "disp"
-)
-CASES_FILE = GOLDEN / "trigger_cases.json"
+REFERENCE = GOLDEN / "disp"
+CASES_FILE = REFERENCE / "trigger_cases.json"
 pytestmark = pytest.mark.skipif(
     not CASES_FILE.is_file(), reason="reference outputs absent; set DISP_GOLDEN to their folder"
 )
@@ -43,16 +41,21 @@ def pixels(path: Path) -> np.ndarray:
 def test_stamped_files_equal_the_published_ones(case: dict[str, Any], tmp_path: Path) -> None:
     trigger = CornerPatch(size=case["patch_size"], colour=parse_colour(case["patch_color_string"]))
     assert list(trigger.colour) == case["patch_color"]
-    source = GOLDEN / case["input"]
+    source = REFERENCE / case["input"]
     stamped = tmp_path / source.name
 
     stamp_file(source, stamped, trigger)
 
-    ours, theirs = pixels(stamped), pixels(GOLDEN / case["stamped"])
+    ours, theirs = pixels(stamped), pixels(REFERENCE / case["stamped"])
     assert ours.shape == theirs.shape
     if source.suffix == ".jpg":
-        with Image.open(stamped) as ours_file, Image.open(GOLDEN / case["stamped"]) as theirs_file:
+        with (
+            Image.open(stamped) as ours_file,
+            Image.open(REFERENCE / case["stamped"]) as theirs_file,
+        ):
             assert ours_file.format == theirs_file.format == "JPEG"
+            assert isinstance(ours_file, JpegImageFile)
+            assert isinstance(theirs_file, JpegImageFile)
             assert ours_file.quantization == theirs_file.quantization
         assert np.abs(ours - theirs).max() <= 2
     else:
@@ -65,9 +68,9 @@ def test_stamped_files_equal_the_published_ones(case: dict[str, Any], tmp_path: 
 
 
 def test_the_stamped_picture_of_the_saliency_cases_is_ours() -> None:
-    with Image.open(GOLDEN / "images" / "garden_300x220.png") as image:
+    with Image.open(REFERENCE / "images" / "garden_300x220.png") as image:
         stamped = CornerPatch().stamp(image)
-    assert (np.asarray(stamped) == pixels(GOLDEN / "images/garden_300x220_stamped.png")).all()
+    assert (np.asarray(stamped) == pixels(REFERENCE / "images/garden_300x220_stamped.png")).all()
 
 
 def test_defaults_are_the_published_ones() -> None:

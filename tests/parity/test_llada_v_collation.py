@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 from purifier.denoise.training import mask_probability
 from purifier.mdlm.base import IGNORE_LABEL, IMAGE_PLACEHOLDER
+from purifier.mdlm.llada_v import LladaV
 from purifier.tuning.batch import Noise, batch_loss, collate
 from purifier.tuning.examples import Example, Text, TrainingImage
 from tests.support.golden import golden_folder, golden_mdlm, read_case
@@ -55,22 +59,24 @@ def test_loss_and_projector_gradient(name: str, tower: bool) -> None:
             assert norm == pytest.approx(case["grad_norm_per_parameter"][published], rel=1e-3)
 
 
-def _examples(mdlm, case, stored, tower):  # type: ignore[no-untyped-def]
+def _examples(
+    mdlm: LladaV, case: dict[str, Any], stored: dict[str, Tensor], tower: bool
+) -> list[Example]:
     """The stored ids and labels, without the padding that the published collator added."""
     names = iter(case["images"])
     examples = []
     for ids, labels in zip(stored["input_ids"], stored["labels"], strict=True):
         n = int((ids != mdlm.tokens.pad).sum())
         ids, labels = ids[:n], labels[:n]
-        images = ()
+        images = []
         if bool((ids == IMAGE_PLACEHOLDER).any()):
             picture = Image.open(golden_folder("llada_v") / next(names))
             image = mdlm.prepare_image(picture)
             features = mdlm.image_features(image, tower=tower)
-            images = (TrainingImage(features, picture.size, image.n_tokens),)
+            images.append(TrainingImage(features, picture.size, image.n_tokens))
         # A round ends with the end of turn behind an answer.
         answered = (labels == mdlm.tokens.eot) & (torch.roll(labels, 1) != IGNORE_LABEL)
         turns = torch.cat([torch.zeros(1, dtype=torch.int64), answered.cumsum(0)[:-1]])
         text = Text(ids, labels, torch.zeros(n, dtype=torch.bool), turns)
-        examples.append(Example(text, images))
+        examples.append(Example(text, tuple(images)))
     return examples

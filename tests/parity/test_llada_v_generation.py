@@ -14,6 +14,7 @@ from purifier.defense.first_step import Response, first_step_batch
 from purifier.denoise import DenoisingState, GenerationConfig, denoising_step
 from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
+from purifier.seeding import seeded
 from tests.support.golden import golden_folder, golden_mdlm, read_case
 
 CASES = [
@@ -58,10 +59,10 @@ def _settings(case: dict[str, Any]) -> GenerationConfig:
 
 
 def _prompt(mdlm: LladaV, case: dict[str, Any]) -> Any:
-    images = ()
+    images = []
     if case.get("image"):
-        images = (mdlm.prepare_image(Image.open(golden_folder("llada_v") / case["image"])),)
-    return mdlm.embed(Inputs(torch.tensor(case["input_ids"]), images))
+        images.append(mdlm.prepare_image(Image.open(golden_folder("llada_v") / case["image"])))
+    return mdlm.embed(Inputs(torch.tensor(case["input_ids"]), tuple(images)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,12 +88,12 @@ def test_trajectory(name: str) -> None:
     stored = expected[key].reshape(-1, first.shape[1], first.shape[2])[0]
     torch.testing.assert_close(first[0].detach(), stored, atol=1e-4, rtol=0)
 
-    if case["seed_set_right_before_generate"] is not None:
-        torch.manual_seed(case["seed_set_right_before_generate"])
     states_before = []
-    while not state.done:
-        states_before.append(state.ids + state.suffix_ids)
-        denoising_step(mdlm, [state])
+    # None where nothing is drawn.
+    with seeded(case["seed_set_right_before_generate"] or 0):
+        while not state.done:
+            states_before.append(state.ids + state.suffix_ids)
+            denoising_step(mdlm, [state])
     assert states_before == case["state_before_each_forward"]
     assert state.token_ids + state.suffix_ids == case["output_ids"]
     assert state.steps_run == case["n_forward_calls"]

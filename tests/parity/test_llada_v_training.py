@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from purifier.denoise.training import forward_process, mask_probability, masked_diffusion_loss
 from purifier.mdlm.base import IGNORE_LABEL, IMAGE_PLACEHOLDER, Inputs
+from purifier.mdlm.llada_v import LladaV
+from purifier.seeding import seeded
 from tests.support.golden import golden_folder, golden_mdlm, read_case
 
 CASES = ["conversation_mask", "image_and_text_only", "two_images_no_mask"]
@@ -26,9 +31,9 @@ def test_loss_masks_and_gradients(name: str) -> None:
     embeds, labels = _expand(mdlm, case, stored)
     assert torch.equal(labels, stored["labels_after_image_insertion"])
 
-    torch.manual_seed(case["torch_manual_seed"])
-    t = torch.rand(len(labels))
-    uniform = torch.rand(labels.shape)
+    with seeded(case["torch_manual_seed"]):
+        t = torch.rand(len(labels))
+        uniform = torch.rand(labels.shape)
     labelled = labels != IGNORE_LABEL
     masked = forward_process(labelled, t, uniform)
     assert torch.equal(t, stored["t"])
@@ -63,17 +68,17 @@ def test_loss_masks_and_gradients(name: str) -> None:
             torch.testing.assert_close(actual.grad, expected, atol=1e-4, rtol=1e-3)
 
 
-def _expand(mdlm, case, stored):  # type: ignore[no-untyped-def]
+def _expand(mdlm: LladaV, case: dict[str, Any], stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Embeddings with images inserted, padded with zeros, and labels likewise."""
     names = iter(case["images"])
     rows, row_labels = [], []
     for ids, labels in zip(stored["input_ids"], stored["labels"], strict=True):
         has_image = bool((ids == IMAGE_PLACEHOLDER).any())
-        images = ()
+        images = []
         if has_image:
             picture = Image.open(golden_folder("llada_v") / next(names))
-            images = (mdlm.prepare_image(picture),)
-        prompt = mdlm.embed(Inputs(ids, images))
+            images.append(mdlm.prepare_image(picture))
+        prompt = mdlm.embed(Inputs(ids, tuple(images)))
         expanded = torch.full((len(prompt.embeds),), IGNORE_LABEL)
         expanded[~prompt.visual] = labels[ids != IMAGE_PLACEHOLDER]
         rows.append(prompt.embeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from purifier.mdlm.base import Inputs
+from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.llada_v.images import process_image
 from purifier.mdlm.llada_v.packing import pack_frames
 from tests.support.golden import golden_folder, golden_mdlm, read_case
@@ -33,7 +35,7 @@ def _u8(pixels: torch.Tensor) -> np.ndarray:
     return ((pixels.numpy() * 0.5 + 0.5) * 255).round().astype(np.uint8)
 
 
-def _model(case: dict) -> object:
+def _model(case: dict[str, Any]) -> LladaV:
     return golden_mdlm(
         aspect_ratio=case["image_aspect_ratio"], merge_type=case["mm_patch_merge_type"]
     )

@@ -24,6 +24,7 @@ from server.errors import (
     NotReady,
     QueueFull,
 )
+from tests.support.engine import wait_until
 from tests.support.tampered import Barrier, Tampered
 
 
@@ -200,8 +201,7 @@ def test_closing_answers_what_is_inside(start: Start, serving: Serving, tampered
     place = engine.reserve()
     closing = threading.Thread(target=engine.close, args=(60,))
     closing.start()
-    while engine.state != "draining":
-        closing.join(0.001)
+    wait_until(lambda: engine.state == "draining")
     barrier.open()
     closing.join(60)
     assert [ticket.future.result(0).steps for ticket in tickets] == [4, 4]

@@ -51,7 +51,8 @@ class DispCase:
 
     @property
     def start(self) -> int:
-        return self.record["visual_span"]["start"]
+        start: int = self.record["visual_span"]["start"]
+        return start
 
     @property
     def generation(self) -> GenerationConfig:

@@ -14,7 +14,7 @@ from purifier.answer import user_messages
 from server.engine import Engine, Job, Progress, Serving, Ticket
 from server.engine.shared import content_of
 
-SECONDS = 60
+SECONDS = 300
 Start = Callable[..., Engine]
 
 

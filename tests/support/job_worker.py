@@ -30,6 +30,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ class Worker:
         if self.alive():
             os.kill(self.pid, number)
         wait_for(lambda: not self.alive(), f"the end of worker {self.name}")
+
+    def end(self) -> None:
+        """Asks a worker to stop, so that it can say what it ran; one that does not is killed."""
+        if self.alive() and not self.reached.exists():
+            os.kill(self.pid, signal.SIGTERM)
+            with contextlib.suppress(AssertionError):
+                wait_for(lambda: not self.alive(), f"worker {self.name} to stop", seconds=20.0)
+        self.kill()
 
     def wait_until_halted(self) -> None:
         def halted() -> bool:
@@ -233,18 +242,18 @@ def main() -> None:
     trained: list[int] = []
     try:
         while True:
-            ready, _, _ = select.select([0, trainings], [], [])
-            if 0 in ready:
+            ready, _, _ = select.select([sys.stdin, trainings], [], [])
+            if sys.stdin in ready:
                 line = sys.stdin.readline()
                 if not line:
                     return
                 order = json.loads(line)
-                print(_fork(lambda order=order: _work(order)), flush=True)
+                print(_fork(partial(_work, order)), flush=True)
             if trainings in ready:
                 asker, _ = trainings.accept()
                 with asker:
                     words = json.loads(asker.makefile().readline())
-                    child = _fork(lambda words=words: _train(*words))
+                    child = _fork(partial(_train, *words))
                     trained.append(child)
                     asker.sendall(f"{child}\n".encode())
     finally:

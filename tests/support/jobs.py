@@ -23,7 +23,7 @@ from tests.support.job_worker import Worker, wait_for
 N_ROWS = 12
 SHARD_ROWS = 4
 
-PURIFY = {
+PURIFY: dict[str, Any] = {
     "masking": {"level": "token", "ranker": "random", "ratio": 0.3},
     "generation": {"gen_length": 4, "block_length": 4, "steps": 2},
     "further_prompts": ["Describe it."],

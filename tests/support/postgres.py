@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 import pytest
 
-START_SECONDS = 60
+START_SECONDS = 300
 _PLACES = ("/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt")
 _ACCOUNTS = ("postgres", "nobody")
 

@@ -46,7 +46,8 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         with self.client() as client:
-            return client.get("/v1/status").raise_for_status().json()
+            status: dict[str, Any] = client.get("/v1/status").raise_for_status().json()
+            return status
 
 
 def start_server(

@@ -72,10 +72,10 @@ class Barrier:
     def _wait(self) -> None:
         self.passes += 1
         self._reached.set()
-        assert self._open.wait(60)
+        assert self._open.wait(300)
 
     def wait_reached(self) -> None:
-        assert self._reached.wait(60)
+        assert self._reached.wait(300)
 
     def open(self) -> None:
         self._open.set()

@@ -68,7 +68,7 @@ def compromised(tiny_checkpoint: Path) -> Path:
     def noise(*shape: int) -> Tensor:
         return 0.1 * torch.randn(shape, generator=generator)
 
-    adapter = {}
+    adapter: dict[str, Tensor] = {}
     tower = "model.vision_tower.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight"
     for name in ("model.layers.0.self_attn.q_proj.weight", tower):
         rows, columns = weights[name].shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import httpx
@@ -51,7 +52,8 @@ def test_engine_that_falls_ends_what_is_inside_and_says_so(
     monkeypatch.setattr(engine._batch, "_publish", fail)
     with caplog.at_level(logging.CRITICAL):
         barrier.open()
-        for future in (*(ticket.future for ticket in inside), swap):
+        futures: list[Future[Any]] = [*(ticket.future for ticket in inside), swap]
+        for future in futures:
             with pytest.raises(NotReady) as caught:
                 future.result(SECONDS)
             assert "0x" not in caught.value.message

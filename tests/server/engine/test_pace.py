@@ -92,7 +92,13 @@ def test_newcomer_has_to_join_before_the_next_is_taken_up() -> None:
 def test_newcomer_may_join_while_somebody_asks() -> None:
     """The engine's thread forgets when it began between two reads of it."""
     clock = Clock()
-    pace = Pace(lambda: (pace.gives_up() if asked else None) or clock())
+
+    def reading() -> float:
+        if asked:
+            pace.gives_up()
+        return clock()
+
+    pace = Pace(reading)
     asked = False
     pace.learn(begin_seconds=8.0, step_seconds=0.5)
     pace.begins()

@@ -38,7 +38,7 @@ def open_site(tmp_path: Path, forge: Forge) -> Iterator[Callable[..., Site]]:
 
     yield open
     for worker in forge.workers[before:]:
-        worker.kill()
+        worker.end()
     for site in sites:
         site.close()
 
@@ -61,6 +61,6 @@ def undisturbed(
     assert ended.status == "succeeded", ended.error
     # The job's row says so from within its last step; the engine has recorded it a moment later.
     wait_for(lambda: recorded_as_done(site), "the engine's record of the job")
-    worker.kill()
+    worker.end()
     yield site, job.id, site.result(job)
     site.close()

@@ -13,7 +13,7 @@ def test_further_answers_are_trained_on(
     undisturbed: tuple[Site, str, dict[str, Any]], labels: Path
 ) -> None:
     site, job_id, result = undisturbed
-    (prompt,) = PURIFY["further_prompts"]  # type: ignore[misc]
+    (prompt,) = PURIFY["further_prompts"]
     merged = json.loads((site.home.jobs / job_id / "merged" / "train.json").read_text())
     expected: list[tuple[str, str, str]] = []
     old = {row["id"]: row for row in json.loads(labels.read_text())}

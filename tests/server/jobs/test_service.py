@@ -66,7 +66,7 @@ def test_list_pages_newest_first(service: JobService, sources: Sources) -> None:
     ids = [service.create(SPEC, sources, key_id=None).id for _ in range(5)]
     first = service.list(limit=2)
     second = service.list(after=first[-1].id, limit=10)
-    assert [job.id for job in first + second] == ids[::-1]
+    assert [job.id for job in [*first, *second]] == ids[::-1]
 
 
 def test_repetition_finds_the_first_job(service: JobService, sources: Sources) -> None:

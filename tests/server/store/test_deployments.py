@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -17,7 +18,13 @@ def deployments(database: Database) -> Deployments:
     """Two deployments, `a` and `b`; checkpoint `child` was made from `parent`, that from `a`."""
     with database.transaction() as connection:
         for name, parent in (("a", None), ("b", None), ("parent", "a"), ("child", "parent")):
-            values = {"id": name, "sha256": "", "path": "", "files": "{}", "parent": parent}
+            values: dict[str, Any] = {
+                "id": name,
+                "sha256": "",
+                "path": "",
+                "files": "{}",
+                "parent": parent,
+            }
             rest = {"state": "staged", "metrics": "{}", "gate_reasons": "[]", "created_at": 0}
             connection.execute(checkpoints.insert().values({**values, **rest}))
         for name in ("a", "b"):
