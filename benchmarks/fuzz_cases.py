@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import requests
@@ -79,7 +79,7 @@ class Tally:
 class Asked:
     """A generated request: as it is, or with ids that the server knows."""
 
-    case: Case
+    case: Case[Any]
     caller: Caller
     mode: GenerationMode
     real: bool
@@ -114,7 +114,7 @@ def fuzz(
         document = answer.json()
         scopes = _taken_scopes(document)
         schema = schemathesis.openapi.from_dict(document)
-        operations = [result.ok() for result in schema.get_all_operations()]
+        operations = [cast(Any, result).ok() for result in schema.get_all_operations()]
         weights = [weight_of(operation) for operation in operations]
         for operation, weight in zip(operations, weights, strict=True):
             share = max(2, round(cases * weight / sum(weights)))
@@ -156,7 +156,7 @@ def _taken_scopes(document: dict[str, Any]) -> dict[str, set[str]]:
     return scopes
 
 
-def weight_of(operation: APIOperation) -> float:
+def weight_of(operation: APIOperation[Any, Any, Any, Any]) -> float:
     """How many of the requests an operation gets: what takes more in gets more."""
     return 6.0 if list(operation.body) else 2.0 if list(operation.query) else 1.0
 
@@ -235,7 +235,9 @@ def _images() -> list[str]:
 
 
 @st.composite
-def _asked(draw: st.DrawFn, operation: APIOperation, callers: list[Caller]) -> Asked:
+def _asked(
+    draw: st.DrawFn, operation: APIOperation[Any, Any, Any, Any], callers: list[Caller]
+) -> Asked:
     mode = GenerationMode.POSITIVE
     if _has_input(operation) and draw(st.booleans()):
         mode = GenerationMode.NEGATIVE
@@ -244,7 +246,7 @@ def _asked(draw: st.DrawFn, operation: APIOperation, callers: list[Caller]) -> A
     return Asked(case, draw(who), mode, draw(st.booleans()))
 
 
-def _has_input(operation: APIOperation) -> bool:
+def _has_input(operation: APIOperation[Any, Any, Any, Any]) -> bool:
     """Whether there is anything to get wrong besides the key, which is drawn by itself."""
     return bool(list(operation.body) or list(operation.query) or list(operation.path_parameters))
 
@@ -299,7 +301,7 @@ def _sender(
     return send
 
 
-def _make_real(case: Case, ids: Mapping[str, Any]) -> None:
+def _make_real(case: Case[Any], ids: Mapping[str, Any]) -> None:
     """Puts ids that the server knows where the request has made-up ones."""
     for name in case.path_parameters:
         if name in ids:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -183,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = json.loads(file.read_text()) if file.is_file() else {}
     result["shapes"] = {"8b": asdict(sizes_of(SHAPES["8b"]))}
     if options.check:
-        cases = [(visual, n, dtype) for dtype in _WIDTH for visual in (729, 2929) for n in (1, 4)]
+        layouts = get_args(VisualTokens)
+        cases = [(visual, n, dtype) for dtype in _WIDTH for visual in layouts for n in (1, 4)]
         result["check"] = [checked(*case, size=options.size) for case in cases]
         result["machine"] = machine("cpu")
     file.write_text(json.dumps(result, indent=1) + "\n")
@@ -233,8 +234,7 @@ def measured_peak(mdlm: LladaV, together: int) -> int:
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
     changes = [(one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]"]
-    held = itertools.accumulate(n_bytes for _, n_bytes in sorted(changes))
-    return max(held)
+    return max(itertools.accumulate(int(n_bytes) for _, n_bytes in sorted(changes)))
 
 
 def markdown(result: Mapping[str, Any]) -> str:

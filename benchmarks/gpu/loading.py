@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,7 +38,7 @@ def measure(run: Run) -> None:
     )
     for cached in (False, True):
         name = "from memory" if cached else "from disk"
-        run.measure(name, 10, lambda cached=cached: _read_and_load(run, files, cached=cached))
+        run.measure(name, 10, partial(_read_and_load, run, files, cached=cached))
     run.measure("hashed", 10, lambda: {"seconds": _timed(lambda: checkpoint_id(run.folder))})
 
 

@@ -86,7 +86,7 @@ def _bulk_rows(
     reset_peak(run.device)
     while done < len(samples) and run.left > 10:
         chunk = samples[done : done + _TOGETHER]
-        spent += run.bench.timed(lambda chunk=chunk: purifier.purify(chunk))
+        spent += run.bench.timed(partial(purifier.purify, chunk))
         done += len(chunk)
     return {
         "rows": done,

@@ -248,7 +248,7 @@ def test_how_a_part_ended_is_noted(
 def is_running(pid: int) -> bool:
     """False for a process that has ended, also where its parent has not noticed yet."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -264,7 +264,7 @@ def test_parts_for_which_no_time_is_left(tmp_path: Path) -> None:
 
 
 def test_goals_are_judged_by_their_figures() -> None:
-    figures = {
+    figures: dict[str, dict[str, Any]] = {
         "together": {
             "defended, 1 together": {"answers_per_second": 2.0},
             "defended, 8 together": {"answers_per_second": 8.0},

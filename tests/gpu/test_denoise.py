@@ -25,7 +25,7 @@ EXACT = (
     GenerationConfig(gen_length=8, guidance_scale=1.5),
 )
 CACHED = tuple(
-    replace(FAST, gen_length=12, block_length=4, cache=cache, guidance_scale=scale)  # type: ignore[arg-type]
+    replace(FAST, gen_length=12, block_length=4, cache=cache, guidance_scale=scale)
     for cache in ("prefix", "dual", "dllm")
     for scale in (0.0, 1.5)
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -60,7 +62,7 @@ def test_answers_are_those_of_the_new_model(
             assert plan.way == way
             in_place = way == "in_place"
             swapped = engine.swap(
-                lambda weights=weights, plan=plan: slot.load(weights, plan),
+                partial(slot.load, weights, plan),
                 restore=(lambda: slot.load(first)) if in_place else None,
             )
             swapped.result(SECONDS)

@@ -37,7 +37,8 @@ def from_row(data: bytes) -> np.ndarray:
 
 @pytest.fixture(params=[from_request, from_row], ids=["request", "row"])
 def read(request: pytest.FixtureRequest) -> Reader:
-    return request.param
+    reader: Reader = request.param
+    return reader
 
 
 def refusal(data: bytes) -> tuple[ServerError, RowError]:

@@ -33,7 +33,12 @@ def base(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "models" / "tiny"))
 
 
-def make_delta(base: Path, name: str = "tuned", scale: float = 0.3, **changes: Tensor) -> Path:
+def make_delta(
+    base: Path,
+    name: str = "tuned",
+    scale: float = 0.3,
+    changes: dict[str, Tensor] | None = None,
+) -> Path:
     """Replaces a bias, adapts two layers, and one of them as well as replacing it."""
     generator = torch.Generator().manual_seed(3)
     stored = stored_tensors(base)
@@ -41,7 +46,7 @@ def make_delta(base: Path, name: str = "tuned", scale: float = 0.3, **changes: T
     def noise(*shape: int) -> Tensor:
         return 0.1 * torch.randn(shape, generator=generator)
 
-    adapter = {}
+    adapter: dict[str, Tensor] = {}
     for weight, rank in ((UP, 3), (DOWN, 2)):
         rows, columns = stored[weight].shape
         adapter |= {f"{weight}.lora_A": noise(rank, columns), f"{weight}.lora_B": noise(rows, rank)}
@@ -50,7 +55,11 @@ def make_delta(base: Path, name: str = "tuned", scale: float = 0.3, **changes: T
         folder,
         base=base.name,
         base_sha256=base_hash(base),
-        projector={BIAS: noise(*stored[BIAS].shape), UP: noise(*stored[UP].shape), **changes},
+        projector={
+            BIAS: noise(*stored[BIAS].shape),
+            UP: noise(*stored[UP].shape),
+            **(changes or {}),
+        },
         adapter={key: value.half() for key, value in adapter.items()},
         lora_scale=scale,
         details={},
@@ -195,7 +204,7 @@ def test_nothing_is_left_of_a_refused_export(
 
 def test_weights_that_become_infinite_are_refused_by_name(base: Path, tmp_path: Path) -> None:
     rows, columns = stored_tensors(base)[UP].shape
-    delta = make_delta(base, **{DOWN: torch.full((columns, rows), torch.inf)})
+    delta = make_delta(base, changes={DOWN: torch.full((columns, rows), torch.inf)})
     with pytest.raises(CheckpointError, match=f"{DOWN}.*infinite"):
         export_merged(delta, tmp_path / "out" / "merged")
     assert list(tmp_path.glob("out/*")) == []

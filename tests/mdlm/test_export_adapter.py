@@ -53,9 +53,7 @@ def make_delta(base: Path, ranks: dict[str, int], *, projector: bool = True) -> 
 def require_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
-        torch.testing.assert_close(
-            found[name], weight, msg=lambda text, name=name: f"{name} {text}"
-        )
+        torch.testing.assert_close(found[name], weight, msg=name)
 
 
 @pytest.mark.parametrize(

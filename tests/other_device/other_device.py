@@ -48,7 +48,7 @@ def other_device() -> torch.device:
     return torch.device(NAME, 0)
 
 
-class _Backend(_DummyBackendModule):  # type: ignore[misc]
+class _Backend(_DummyBackendModule):
     """What PyTorch asks of a device; its random numbers are those of the CPU."""
 
     def get_rng_state(self, device: Any = None) -> Tensor:
@@ -99,14 +99,14 @@ class OtherTensor(Tensor):
         made.raw = raw
         return made
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"OtherTensor({self.raw!r})"
 
     def tolist(self) -> Any:
         return self.raw.tolist()
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls,
         func: Any,
         types: Sequence[type],

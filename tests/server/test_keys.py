@@ -172,7 +172,8 @@ def test_key_that_is_revoked_while_the_file_is_read_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret, record = create_key(file, "mine", ["infer"])
-    read, revoked = keys_module.list_keys, []
+    read = keys_module.list_keys
+    revoked: list[str] = []
 
     def slow(path: Path) -> list[KeyRecord]:
         """Reads; the file is replaced before the reader goes on."""

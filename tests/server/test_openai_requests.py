@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
@@ -38,7 +38,7 @@ def ask(client: openai.OpenAI, *turns: Any, **fields: Any) -> Any:
     own = {name: fields.pop(name) for name in list(fields) if name.startswith("x_")}
     extra = {name.removeprefix("x_"): value for name, value in own.items()}
     return client.chat.completions.create(
-        model="default", messages=list(turns) or [user()], extra_body=extra, **fields
+        model="default", messages=[*turns] or cast(Any, [user()]), extra_body=extra, **fields
     )
 
 

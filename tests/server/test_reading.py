@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
@@ -83,7 +84,7 @@ def test_a_stream_outlasts_a_database_that_is_away(
         cluster.execute("CREATE DATABASE away")
         with job_server(tmp_path, tiny_checkpoint, database_url=cluster.url("away")) as server:
             job_id = create_job(server)["id"]
-            follow = {"params": {"stream": "true"}}
+            follow: dict[str, Any] = {"params": {"stream": "true"}}
             with (
                 server.client() as client,
                 client.stream("GET", f"{JOBS}/{job_id}/events", **follow) as stream,

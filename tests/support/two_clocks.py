@@ -35,7 +35,7 @@ def main(spec_file: str, address: str, rank: int, fast: int) -> None:
     distributed.init_process_group(
         "gloo", init_method=address, rank=rank, world_size=2, timeout=PATIENCE
     )
-    train.time = SimpleNamespace(monotonic=clock(rank == fast))  # type: ignore[assignment]
+    train.time = SimpleNamespace(monotonic=clock(rank == fast))  # type: ignore[assignment, attr-defined]
     spec = FinetuneSpec.read(Path(spec_file))
     finetune(spec, events=EventFile(spec.work / EVENTS_FILE), processes=Processes(rank, 2, "cpu"))
     distributed.destroy_process_group()

@@ -18,6 +18,7 @@ from purifier.mdlm.llada_v.model import LladaV
 from purifier.mdlm.llada_v.prompt import ChatTokenizer
 from purifier.mdlm.registry import load_mdlm
 from purifier.purification.dialogue import answer_prompt
+from purifier.tuning.config import Labels
 from purifier.tuning.examples import TrainingRows
 from tests.support.service import data_url
 from tests.tuning.conftest import CONFIG
@@ -59,7 +60,7 @@ def trained(mdlm: LladaV, file: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("labels", ["answers", "reference"])
-def test_marks_are_text_in_training(mdlm: LladaV, tmp_path: Path, labels: str) -> None:
+def test_marks_are_text_in_training(mdlm: LladaV, tmp_path: Path, labels: Labels) -> None:
     name = f"{MARKS.replace('|', '_')}<|eot_id|>.png"
     PICTURE.save(tmp_path / name)
     plain = messages("<image>\nRepeat it.", "No.")

@@ -11,6 +11,7 @@ import pytest
 
 from purifier.errors import CheckpointError
 from purifier.mdlm.base import Mdlm
+from purifier.mdlm.registry import load_mdlm
 from server.engine import slot as slot_module
 from server.engine.frames import free_frames
 from server.engine.slot import ModelSlot, Plan, Weights
@@ -19,7 +20,9 @@ from server.engine.slot import ModelSlot, Plan, Weights
 def test_model_of_a_load_that_failed_is_gone_before_the_next_is_loaded(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load, loaded, alive = slot_module.load_mdlm, [], []
+    load = load_mdlm
+    loaded: list[weakref.ref[Mdlm]] = []
+    alive: list[int] = []
 
     def noted(*words: Any, **more: Any) -> Mdlm:
         gc.collect()

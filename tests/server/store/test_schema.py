@@ -176,7 +176,11 @@ def test_the_folder_of_an_older_version_is_worked_in(folder: Folder) -> None:
     done, running = folder.job(SUCCEEDED), folder.job(RUNNING)
     spec = JobSpec(**done.spec)
     sources = Sources(model=folder.model, data=folder.model)
-    again = {"key_id": done.key_id, "idempotency_key": SUCCEEDED, "request_sha256": "0" * 64}
+    again: dict[str, Any] = {
+        "key_id": done.key_id,
+        "idempotency_key": SUCCEEDED,
+        "request_sha256": "0" * 64,
+    }
     assert folder.service.create(spec, sources, **again).id == done.id
     with pytest.raises(IdempotencyConflict):
         folder.service.create(JobSpec(**running.spec), sources, **again)
