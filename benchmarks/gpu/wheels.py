@@ -38,7 +38,7 @@ EXPECTED = frozenset(
 
 _MOST_BYTES = 40 * 1024**2
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-_TOOLS = ("pytest", "hypothesis")
+_TOOLS = ("pytest", "hypothesis", "jsonschema")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
