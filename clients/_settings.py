@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import httpx
 
 from clients._exceptions import InvalidInput
 from clients._retry import Retries
+from clients._version import version
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -55,7 +55,7 @@ def resolve(
 
 def headers(settings: Settings) -> dict[str, str]:
     """Headers of every request."""
-    common = {"accept": "application/json", "user-agent": f"disp-client/{version('disp-server')}"}
+    common = {"accept": "application/json", "user-agent": f"disp-client/{version()}"}
     if settings.api_key is not None:
         common["authorization"] = f"Bearer {settings.api_key}"
     return common

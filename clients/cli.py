@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from clients._commands import (
     ask,
@@ -26,6 +25,7 @@ from clients._commands import (
 )
 from clients._commands._common import FAILED, report
 from clients._exceptions import DispError
+from clients._version import version
 
 INTERRUPTED = 130
 
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="disp",
         description="Safe answers from multimodal diffusion language models nobody trusts.",
     )
-    parser.add_argument("--version", action="version", version=f"disp {version('disp-server')}")
+    parser.add_argument("--version", action="version", version=f"disp {version()}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     rooms = (jobs, checkpoints, files, audit)
     for command in (demo, ask, models, health, *rooms, delegated, bench, doctor):
