@@ -1,6 +1,6 @@
 """Memory that a LLaDA-V of any size takes, told from its configuration alone.
 
-    python -m benchmarks.sizing                       # the table of docs/deployment.md
+    python -m benchmarks.sizing                       # the table of docs/sizing.md
     python -m benchmarks.sizing --check               # against the measured middle-sized model
 
 Weights are counted on the meta device, so an 8B model costs nothing to size. The peak is that of

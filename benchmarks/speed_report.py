@@ -26,9 +26,7 @@ from purifier.evaluation.intervals import wilson
 from purifier.evaluation.report import markdown_table, percent
 
 RESULTS = Path("docs/results")
-DOCUMENTS = tuple(
-    Path(f"docs/{name}.md") for name in ("performance", "caches", "deployment", "gpu")
-)
+DOCUMENTS = tuple(Path(f"docs/{name}.md") for name in ("performance", "caches", "sizing", "gpu"))
 _PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Part = Mapping[str, Any]

@@ -75,5 +75,5 @@ def limit_of(level: str) -> float:
     return TOKEN_LIMIT if level == "token" else PATCH_LIMIT
 
 
-PAPER_MASKING = MaskingConfig(level="token", ranker="official", ratio=0.3)
+PAPER_MASKING = MaskingConfig(level="token", ranker="official", ratio=0.3, scored_length=1)
 """The published defence: six probes, six backward passes."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from server.errors.base import ServerError
-from server.schemas.errors import ErrorCode, ErrorType
+
+if TYPE_CHECKING:
+    from server.schemas.errors import ErrorCode, ErrorType
 
 
 class InvalidRequest(ServerError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from purifier.messages import MOST_OF_A_PARAM, bounded
-from server.schemas.errors import ErrorBody, ErrorCode, ErrorEnvelope, ErrorType
+if TYPE_CHECKING:
+    from server.schemas.errors import ErrorCode, ErrorEnvelope, ErrorType
+
+# The packages `purifier` and `pydantic` are imported where an error is made: commands that look at
+# keys or the audit log would otherwise wait for PyTorch before they begin.
 
 
 class ServerError(Exception):
@@ -31,6 +34,8 @@ class ServerError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
+        from purifier.messages import MOST_OF_A_PARAM, bounded  # noqa: PLC0415
+
         self.message = self.default if message is None else bounded(message)
         self.param = None if param is None else bounded(param, MOST_OF_A_PARAM)
         self.retry_after = retry_after
@@ -47,5 +52,7 @@ class ServerError(Exception):
     @property
     def envelope(self) -> ErrorEnvelope:
         """Body of the answer."""
+        from server.schemas.errors import ErrorBody, ErrorEnvelope  # noqa: PLC0415
+
         body = ErrorBody(message=self.message, type=self.type, param=self.param, code=self.code)
         return ErrorEnvelope(error=body)

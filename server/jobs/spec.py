@@ -79,8 +79,15 @@ class JobSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
+        """As JSON values.
+
+        A field that came after the first version is left out at its default, so that a request
+        that is repeated equals the job it made before an update.
+        """
+        values = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
+        if self.mark_images:
+            del values["mark_images"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> JobSpec:

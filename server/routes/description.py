@@ -21,6 +21,7 @@ from server import errors as every_error
 from server.chunks import DONE
 from server.errors import (
     BodyTooLarge,
+    DatabaseUnavailable,
     HostRefused,
     HttpError,
     InvalidBody,
@@ -195,7 +196,7 @@ def _common(operation: dict[str, Any], route: APIRoute) -> Iterator[type[ServerE
     """What the gate, the framework and the validation can raise in front of a route."""
     yield from (HttpError, HostRefused, BodyTooLarge, ServerError)
     if route.path not in PUBLIC:
-        yield from (MissingKey, InvalidKey, ScopeMissing)
+        yield from (MissingKey, InvalidKey, ScopeMissing, DatabaseUnavailable)
     parameters = operation.get("parameters", [])
     if any(parameter["in"] == "path" for parameter in parameters):
         yield NotFound

@@ -246,11 +246,15 @@ def test_how_a_part_ended_is_noted(
 
 
 def is_running(pid: int) -> bool:
-    """False for a process that has ended, also where its parent has not noticed yet."""
+    """Whether a process goes on; one whose end its parent has not noticed does not count."""
     try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        process = psutil.Process(pid)
+        process.wait(timeout=60)
     except psutil.NoSuchProcess:
         return False
+    except psutil.TimeoutExpired:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def test_parts_for_which_no_time_is_left(tmp_path: Path) -> None:

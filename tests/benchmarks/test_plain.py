@@ -13,6 +13,7 @@ from benchmarks.middle import SMALL_TEXT, middle_mdlm
 from benchmarks.plain import generate, official_scores, plain_answer, plain_purify, top_positions
 from benchmarks.plain.forward import all_logits, embed_ids, encode
 from benchmarks.plain.saliency import mask_visual
+from benchmarks.speed_settings import PAPER_MASKING as PAPER
 from purifier import GenerationConfig, MaskingConfig, answer_inputs, load_mdlm
 from purifier.answer import user_messages
 from purifier.data.llava import read_llava
@@ -25,8 +26,6 @@ from purifier.mdlm.llada_v import LladaV
 from purifier.purify import PRESETS, Purifier
 from tests.support.disp_cases import load_case, relative_error
 from tests.support.golden import golden_folder, golden_mdlm, read_case
-
-PAPER = MaskingConfig(level="token", ranker="official", ratio=0.3)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from purifier.mdlm.llada_v.modules import LladaVModules
 from purifier.mdlm.registry import load_mdlm
+from purifier.seeding import seeded
 
 
 class Published(nn.Module):
@@ -36,5 +37,6 @@ def read_by_peft(base: Path, folder: Path) -> dict[str, Tensor]:
     if (folder / "projector.safetensors").exists():
         found = model.load_state_dict(load_file(folder / "projector.safetensors"), strict=False)
         assert not found.unexpected_keys
-    wrapped = PeftModel.from_pretrained(model, str(folder))
+    with seeded(0):  # peft draws factors before it reads the stored ones
+        wrapped = PeftModel.from_pretrained(model, str(folder))
     return dict(wrapped.merge_and_unload().state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -50,14 +51,17 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers(
 
 
 def huge(folder: Path) -> Path:
-    """A checkpoint whose header claims 400 billion values; there is no tensor behind it."""
+    """A checkpoint of 400 billion values, in a file with a hole where they would be."""
     write_layout(folder, TINY_VISION, TINY_TEXT)
     config = json.loads((folder / "config.json").read_text())
     config |= {"num_hidden_layers": 32, "hidden_size": 4096, "vocab_size": 126464}
     (folder / "config.json").write_text(json.dumps(config))
-    header = {"w": {"dtype": "F32", "shape": [1000, 400_000_000], "data_offsets": [0, 0]}}
+    size = 4 * 1000 * 400_000_000
+    header = {"w": {"dtype": "F32", "shape": [1000, 400_000_000], "data_offsets": [0, size]}}
     text = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    file = folder / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(file, file.stat().st_size + size)
     return folder
 
 
