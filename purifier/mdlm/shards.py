@@ -93,7 +93,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     """
     try:
         # The library checks the header, that tensors do not overlap, and the file's length.
-        with safe_open(file, framework="pt"), file.open("rb") as stream:
+        with safe_open(file, framework="pt", backend="pread"), file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(_LENGTH_BYTES))
             header: dict[str, Any] = json.loads(stream.read(length))
     except (SafetensorError, OSError, ValueError, struct.error):

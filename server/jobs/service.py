@@ -75,7 +75,7 @@ class JobService:
             IdempotencyConflict: If the idempotency key was used for another request.
         """
         return self._jobs.create(
-            spec.to_dict(),
+            spec.to_stored(),
             sources.to_dict(),
             key_id=key_id,
             idempotency_key=idempotency_key,

@@ -79,12 +79,16 @@ class JobSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values.
+        """As JSON values."""
+        return {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
+
+    def to_stored(self) -> dict[str, Any]:
+        """As JSON values, the way that a job keeps them.
 
         A field that came after the first version is left out at its default, so that a request
         that is repeated equals the job it made before an update.
         """
-        values = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
+        values = self.to_dict()
         if self.mark_images:
             del values["mark_images"]
         return values

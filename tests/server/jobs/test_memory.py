@@ -92,7 +92,7 @@ def test_a_waiting_job_says_why_nobody_takes_it(
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     folder = huge(tmp_path / "huge")
     (folder / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         need_of(folder, "float32")
 
 
