@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from server.errors import DatabaseUnavailable
-from server.store.outages import is_transient
+from server.store.outages import is_transient, patiently
 from server.store.schema import UnknownVersion, upgrade
 
 metadata = MetaData()
@@ -192,10 +192,15 @@ def open_database(url: str, *, patience: float = 0.0, lock_wait: float = LOCK_SE
     Raises:
         DatabaseError: If that is impossible, or a later version of the service made it.
     """
+
+    def opened() -> Database:
+        with _translated():
+            database = Database(url, patience=patience, lock_wait=lock_wait)
+            database.create_tables()
+        return database
+
     with explained():
-        database = Database(url, patience=patience, lock_wait=lock_wait)
-        database.create_tables()
-    return database
+        return patiently(opened, patience)
 
 
 @contextmanager

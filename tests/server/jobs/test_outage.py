@@ -110,7 +110,7 @@ def test_a_worker_ends_when_the_database_is_away_for_too_long(
 ) -> None:
     """The job has not failed: the next worker does what is left of it."""
     job = site.submit(tiny_checkpoint, labels)
-    timings = {"lock_wait": 0.2, "patience": 2.0}
+    timings = {"lock_wait": 0.2, "patience": 10.0}
     worker = forge.start(site.config("first", timings=timings), pauses=["shard_finished"])
     worker.wait_until_paused("shard_finished")
     with locked(site.home.root / "disp.sqlite"):
