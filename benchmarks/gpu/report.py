@@ -68,9 +68,9 @@ def goal_table(result: Mapping[str, Any]) -> str:
 
 def part_section(name: str, part: Mapping[str, Any]) -> str:
     """All numbers of a part."""
-    told = f"ended {part['ended']}" if "ended" in part else "has not ended"
+    outcome = f"ended {part['ended']}" if "ended" in part else "has not ended"
     if "seconds" in part:
-        told += f" after {part['seconds']:.0f} of {part['limit']:.0f} s"
+        outcome += f" after {part['seconds']:.0f} of {part['limit']:.0f} s"
     profiles = {
         figure: value
         for figure, value in part["figures"].items()
@@ -83,7 +83,7 @@ def part_section(name: str, part: Mapping[str, Any]) -> str:
         for where, shown in _numbers(value)
     ]
     what = PARTS[name].what if name in PARTS else ""
-    section = f"## {name}: {what}\n\n{told}\n\n"
+    section = f"## {name}: {what}\n\n{outcome}\n\n"
     section += markdown_table(["figure", "of it", "value"], rows)
     if profiles:
         section += (

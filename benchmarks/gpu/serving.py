@@ -110,7 +110,7 @@ def longest_gap(shots: Sequence[Shot]) -> float | None:
 
 
 def make_delta(run: Run) -> Path:
-    """A checkpoint beside the model: the same with another bias in its projector."""
+    """A delta on the model that changes one bias of the projector; returns its folder."""
     folder = run.work / f"random-{run.shape_name}-other"
     stored = stored_tensors(run.folder)[_BIAS]
     [(name, bias)] = read_tensors([stored], device=torch.device("cpu"), dtype=torch.float32)

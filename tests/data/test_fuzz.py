@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.support.data_fuzz import PROPERTIES
+from tests.support.fuzzing import require_property
 
 EXAMPLES = {
     "records as JSON": 1_000,
@@ -15,28 +14,14 @@ EXAMPLES = {
     "damaged images": 1_500,
     "names of images": 600,
 }
-"""Examples a run; `python -m benchmarks.fuzz_data` tries more."""
+"""Examples a run; `python -m benchmarks.fuzz_readers data` tries more."""
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_any_data_set_is_read_or_refused(name: str) -> None:
-    check, drawn = PROPERTIES[name]
-
-    @settings(
-        max_examples=EXAMPLES[name],
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
-    )
-    @given(values=drawn)
-    def run(values: tuple[object, ...]) -> None:
-        check(*values)
-
-    run()
+    require_property(PROPERTIES[name], EXAMPLES[name])
 
 
 def test_every_property_has_its_number_of_examples() -> None:
     assert EXAMPLES.keys() == PROPERTIES.keys()
     assert sum(EXAMPLES.values()) >= 5_000
-    assert all(isinstance(drawn, st.SearchStrategy) for _, drawn in PROPERTIES.values())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 
 from tests.support.archive_fuzz import PROPERTIES
+from tests.support.fuzzing import require_property
 
 EXAMPLES = {
     "sound archives": 200,
@@ -15,25 +15,12 @@ EXAMPLES = {
     "headers of zip": 400,
     "any bytes": 200,
 }
-"""Examples a run; `python -m benchmarks.fuzz_archive` tries more."""
+"""Examples a run; `python -m benchmarks.fuzz_readers archive` tries more."""
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_any_archive_is_unpacked_or_refused(name: str) -> None:
-    check, drawn = PROPERTIES[name]
-
-    @settings(
-        max_examples=EXAMPLES[name],
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
-    )
-    @given(values=drawn)
-    def run(values: tuple[object, ...]) -> None:
-        check(*values)
-
-    run()
+    require_property(PROPERTIES[name], EXAMPLES[name])
 
 
 def test_every_property_has_its_number_of_examples() -> None:

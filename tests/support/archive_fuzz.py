@@ -1,4 +1,4 @@
-"""Archives that nobody would make on purpose, and what has to hold for every one of them."""
+"""Random and damaged archives, and what has to hold for every one of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tarfile
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from server.config import UploadLimits
 from server.errors import ArchiveRefused, ArchiveTooLarge
 from server.security.archive import extract
+from tests.support.fuzzing import Properties
 
 LIMITS = UploadLimits(
     members=12, total_bytes=60_000, ratio=20, ratio_free_bytes=20_000, depth=4, name_bytes=200
@@ -249,7 +249,7 @@ def _tar_of(members: list[Member], edits: Any, zipped: bool) -> bytes:
     return gzip.compress(content, 1, mtime=0) if zipped else content
 
 
-PROPERTIES: dict[str, tuple[Callable[..., None], st.SearchStrategy[Any]]] = {
+PROPERTIES: Properties = {
     "sound archives": (require_whole, st.tuples(st.sampled_from(_KINDS), _sound)),
     "odd members": (
         require_contained,

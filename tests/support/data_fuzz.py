@@ -1,4 +1,4 @@
-"""Data sets as nobody writes them on purpose, and what must hold of any of them.
+"""Random and damaged data sets, and what must hold for every one of them.
 
 Each property takes what hypothesis has drawn and a folder; it fails if reading ends with another
 error than those of the product, or if a row comes out that cannot be used.
@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from purifier.data.unread import MEDIA_KEYS
 from purifier.data.write_back import Change, write_changed
 from purifier.errors import DataError, RowError
 from purifier.messages import MOST_OF_A_MESSAGE
+from tests.support.fuzzing import Properties
 
 FURTHER = (("Why?", "So."),)
 
@@ -334,7 +335,7 @@ def named_records(draw: st.DrawFn) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-PROPERTIES: dict[str, tuple[Callable[..., None], st.SearchStrategy[tuple[Any, ...]]]] = {
+PROPERTIES: Properties = {
     "records as JSON": (
         json_records,
         st.tuples(
