@@ -183,8 +183,9 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
-        # Arrow says what is wrong with the content by an OSError without a number, too.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # Arrow says what is wrong with the content by an OSError without a number, too, and
+        # decodes the names of the columns as it opens a file.
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(path) from None
         raise DataError(f"{path.name} is damaged or no parquet file.") from None

@@ -172,3 +172,14 @@ def test_text_of_a_table_that_is_not_utf_8_is_a_bad_row(tmp_path: Path) -> None:
     changes = [Change(0, ("So.",)), Change(2)]
     new = write_changed(open_dataset(path), changes, tmp_path / "out")
     assert pq.read_table(new)["answer"].to_pylist() == ["So.", "A boat."]
+
+
+def test_a_table_whose_names_are_not_utf_8_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    nested = pa.array([[{"from": "human"}]])
+    pq.write_table(pa.table({"conversations": nested}), path, store_schema=False)
+    content = path.read_bytes()
+    assert content.count(b"from") > 1
+    path.write_bytes(content.replace(b"from", b"\x80rom"))
+    with pytest.raises(DataError, match=r"set\.parquet is damaged or no parquet file"):
+        list(open_dataset(path).rows())
