@@ -1,4 +1,4 @@
-"""Memory that a LLaDA-V of any size takes, told from its configuration alone.
+"""Memory that a LLaDA-V of any size takes, estimated from its configuration alone.
 
     python -m benchmarks.sizing                       # the table of docs/sizing.md
     python -m benchmarks.sizing --check               # against the measured middle-sized model

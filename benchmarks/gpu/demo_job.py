@@ -46,10 +46,10 @@ def measure(run: Run) -> None:
         report = Path(folder) / "report.html"
         display = Lines(Console(stderr=True))
         act = perform(client, scene.triggered, scene.question, report, display, work)
-        run.put("job", _told(act))
+        run.put("job", _figures(act))
 
 
-def _told(act: SecondAct) -> dict[str, object]:
+def _figures(act: SecondAct) -> dict[str, object]:
     return {
         "seconds": act.seconds,
         "poisoned": vars(act.poisoned),

@@ -196,7 +196,11 @@ def open_database(url: str, *, patience: float = 0.0, lock_wait: float = LOCK_SE
     def opened() -> Database:
         with _translated():
             database = Database(url, patience=patience, lock_wait=lock_wait)
-            database.create_tables()
+            try:
+                database.create_tables()
+            except BaseException:
+                database.close()
+                raise
         return database
 
     with explained():

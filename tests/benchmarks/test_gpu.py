@@ -70,7 +70,8 @@ def test_speed(make_run: MakeRun) -> None:
     assert figures["answer, patch, 8 tokens, one a pass"]["tokens_a_pass"] == 1
     trained = figures["answer, undefended, 8 tokens, trained a pass"]
     assert trained["tokens_a_pass"] == pytest.approx(8 / 3)
-    assert trained["first_block_seconds"]["value"] <= trained["seconds"]["value"]
+    # A part of the same answer, timed by the same clock.
+    assert 0 < trained["first_block_seconds"]["value"] <= trained["seconds"]["value"]
     assert figures["stored prompt"]["weight_bytes"] > 0
     assert figures["parts, patch"]["parts"]["attention"]["gflop"] > 0
 

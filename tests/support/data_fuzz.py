@@ -162,10 +162,12 @@ def table_records(rows: list[dict[str, Any]]) -> None:
     arrays = {}
     for name in sorted(columns):
         values = [row.get(name) for row in rows]
+        # A name with half of a surrogate pair cannot be stored.
+        column = name.encode(errors="replace").decode()
         try:
-            arrays[name] = pa.array(values)
+            arrays[column] = pa.array(values)
         except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-            arrays[name] = pa.array([json.dumps(value) for value in values])
+            arrays[column] = pa.array([json.dumps(value) for value in values])
     with folder_of_images() as folder:
         path = folder / "set.parquet"
         try:

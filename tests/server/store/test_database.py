@@ -204,3 +204,27 @@ def test_a_database_that_is_away_at_the_start_is_said_so(postgres_url: str) -> N
     nobody = postgres_url.rpartition(":")[0]
     with pytest.raises(DatabaseError, match="OperationalError"):
         open_database(f"{nobody}:1/none")
+
+
+def test_every_failed_try_to_open_a_database_closes_its_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Database] = []
+    closed: list[Database] = []
+    close, create_tables = Database.close, Database.create_tables
+
+    def fails_twice(database: Database) -> None:
+        tries.append(database)
+        if len(tries) < 3:
+            raise DatabaseUnavailable
+        create_tables(database)
+
+    def recorded(database: Database) -> None:
+        closed.append(database)
+        close(database)
+
+    monkeypatch.setattr(Database, "create_tables", fails_twice)
+    monkeypatch.setattr(Database, "close", recorded)
+    database = open_database(f"sqlite:///{tmp_path / 'disp.sqlite'}", patience=30.0)
+    assert closed == tries[:2]
+    close(database)
