@@ -26,6 +26,7 @@ _SRGB_CICP = b"\x01\x0d\x00\x01"
 _SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _SRGB_GAMMA = 1 / 2.2
 _GAMMA_TOLERANCE = 0.05
+_GAMMAS = (0.3, 1.0)
 _PRIMARY_TOLERANCE = 0.01
 _SPACES = {"L": ("GRAY", "RGB "), "RGB": ("RGB ",), "CMYK": ("CMYK",)}
 
@@ -65,7 +66,10 @@ def _converted(
     primaries = described.get("chromaticity")
     if colours.mode == "RGB" and primaries is not None and not _are_srgb(primaries):
         raise _refused("The image has primary colours of its own (cHRM)")
-    return _by_gamma(colours, described.get("gamma") or _SRGB_GAMMA)
+    gamma = described.get("gamma") or _SRGB_GAMMA
+    if not _GAMMAS[0] <= gamma <= _GAMMAS[1]:
+        raise _refused("The image has a gamma that no camera or screen has")
+    return _by_gamma(colours, gamma)
 
 
 def _are_srgb(primaries: tuple[float, ...]) -> bool:
@@ -78,7 +82,8 @@ def _are_srgb(primaries: tuple[float, ...]) -> bool:
 def _by_gamma(colours: Image.Image, gamma: float) -> Image.Image:
     """Applies the gamma of a PNG file, the exponent that its numbers were made with.
 
-    As in libpng, a gamma within 5% of that of sRGB changes nothing.
+    As in libpng, a gamma within 5% of that of sRGB changes nothing. Beyond `_GAMMAS` programs
+    disagree, and nearly equal colours would become very different ones.
     """
     if abs(gamma / _SRGB_GAMMA - 1) <= _GAMMA_TOLERANCE:
         return colours

@@ -21,7 +21,7 @@ from purifier.errors import ImageError, PurifierError
 from purifier.imaging.colours import to_srgb
 from purifier.imaging.modes import TransparentColour, on_white, without_palette
 from purifier.imaging.orientation import upright
-from purifier.imaging.png import PNG_SIGNATURE, chunks_before_pixels
+from purifier.imaging.png import animated, checked_chunks
 from purifier.imaging.webp import canvas_size
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -130,17 +130,12 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
 
 
 def _check_header(file: Image.Image, data: bytes) -> None:
-    animated = getattr(file, "is_animated", False) and file.format != "MPO"
-    chunks = chunks_before_pixels(data) if data.startswith(PNG_SIGNATURE) else {}
-    # A PNG with an animation may show a picture that viewers of animations never show.
-    if animated or b"acTL" in chunks:
-        raise ImageError(
-            "The image is animated, and what is seen of it depends on the moment; save one frame "
-            "of it as a still image.",
-            reason="animated",
-        )
-    if b"cICP" in chunks:
-        file.info["cicp"] = chunks[b"cICP"]
+    if file.format == "PNG":
+        chunks = checked_chunks(data)
+        if b"cICP" in chunks:
+            file.info["cicp"] = chunks[b"cICP"]
+    if getattr(file, "is_animated", False) and file.format != "MPO":
+        raise animated()
 
 
 def _pixels(file: Image.Image) -> Image.Image:

@@ -71,7 +71,9 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _narrowed(image: Image.Image, transparent: Any) -> Image.Image:
-    values = np.asarray(image).astype(np.int64).clip(0, 65_535)
+    values = np.asarray(image)
+    if image.mode == "I":
+        values = values.clip(0, 65_535)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     if isinstance(transparent, int):
         grey.putalpha(_opaque(values != transparent))

@@ -262,6 +262,13 @@ def test_gamma_is_applied(read: Reader, kind: int) -> None:
         assert set(np.unique(read(png(samples, kind, before=same)))) == {128}
 
 
+@pytest.mark.parametrize("value", [0.00015, 0.29, 1.01, 20.0])
+def test_a_gamma_that_makes_equal_colours_different_is_refused(value: float) -> None:
+    samples = np.full((16, 16), 254)
+    samples[:5, :5] = 255
+    assert "gamma" in refusal(png(samples, GREY, before=[gamma(value)]))[1].message
+
+
 def test_other_primary_colours_are_refused(read: Reader) -> None:
     assert np.array_equal(
         read(png(plain(), COLOURS, before=[gamma(0.45455), primaries(SRGB_PRIMARIES)])), plain()
