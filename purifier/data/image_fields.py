@@ -29,7 +29,7 @@ def listed_images(record: Mapping[str, Any], place: Place) -> tuple[str | bytes,
         RowError: `malformed` if a value is none of these, as a null in a list is;
             `undecodable_image` if it is text that is neither a name nor base64.
     """
-    field = next((key for key in IMAGE_KEYS if record.get(key) is not None), None)
+    field = next((key for key in IMAGE_KEYS if unpacked(record.get(key)) not in (None, [])), None)
     if field is None:
         return ()
     value = record[field]

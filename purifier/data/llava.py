@@ -59,7 +59,11 @@ def write_llava(path: str | Path, samples: Iterable[Sample]) -> None:
 
 
 def to_record(sample: Sample) -> dict[str, Any]:
-    """The record of a sample; `read_llava` gives the same sample back."""
+    """The record of a sample; `read_llava` gives the same sample back.
+
+    A mark that was typed as text (`Turn.typed`) stands in the record as one for an image, for
+    this format has no other way to write it; such a record is refused when it is read.
+    """
     record: dict[str, Any] = {}
     if sample.id is not None:
         record["id"] = sample.id

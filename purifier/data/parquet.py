@@ -129,6 +129,9 @@ def _edited(batch: pa.RecordBatch, places: Sequence[Place], edit: Edit) -> pa.Re
     """A batch of the edited records: columns that changed are rebuilt, the others are taken."""
     old = [record for _, record in _records(batch, places)]
     new = [(row, record) for row, place in enumerate(places) for record in edit(place, old[row])]
+    known = set(batch.schema.names)
+    if any(not record.keys() <= known for _, record in new):
+        raise ValueError("an edited record has a key that is no column of its table")
     batch = batch.take(pa.array([row for row, _ in new], pa.int64()))
     for column, field in enumerate(batch.schema):
         values = [record[field.name] for _, record in new]

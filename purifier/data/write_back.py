@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from purifier.data.columns import QUESTION, QUESTION_KEYS
+from purifier.data.columns import CAPTION_KEYS, QUESTION, QUESTION_KEYS, answer_key
 from purifier.data.dataset import BadRow, DataSet, read_row
-from purifier.data.dialogue import dialogue_key
 from purifier.data.further_ids import FurtherIds
-from purifier.data.records import further_record, replace_answers
+from purifier.data.records import further_record, kind_of, replace_answers
 from purifier.data.sample import IMAGE_MARK, Place, Sample
 from purifier.data.side_table import SIDE_FILE, SideRow, SideTable
 
@@ -128,7 +127,7 @@ class _Editor:
             side["reason"] = NOT_PROCESSED
         elif change.answers is not None:
             self._require_answers(change, row)
-            if not all(map(_is_usable, change.answers)):
+            if not all(map(_is_usable, _changed(row.answers, change.answers))):
                 side.setdefault("reason", UNUSABLE_ANSWER)
                 change = None
         dropped = change is None or change.dropped
@@ -173,15 +172,27 @@ class _Editor:
             )
 
 
+def _changed(old: tuple[str, ...], new: tuple[str, ...]) -> list[str]:
+    """The answers that are not the row's own; its own may hold a typed mark, which is text."""
+    return [text for before, text in zip(old, new, strict=True) if text != before]
+
+
 def _is_usable(text: str) -> bool:
     return bool(text.strip()) and IMAGE_MARK not in text
 
 
 def _question_column(dataset: DataSet) -> tuple[str, ...]:
-    """The column that further rows of captions without questions need."""
-    for _, record in dataset.file.records(0, 1):
-        if isinstance(record, Mapping) and dialogue_key(record) is None:
-            return () if any(key in record for key in QUESTION_KEYS) else (QUESTION,)
+    """The column that a table lacks if further rows of its captions get questions."""
+    if dataset.file.kind != "parquet":
+        return ()
+    for _, record in dataset.file.records():
+        if not isinstance(record, Mapping):
+            continue
+        # Every record of a table has the same keys.
+        if any(key in record for key in QUESTION_KEYS) or not record.keys() & {*CAPTION_KEYS}:
+            return ()
+        if kind_of(record) == "columns" and answer_key(record) is not None:
+            return (QUESTION,)
     return ()
 
 

@@ -139,7 +139,8 @@ def apply_delta(mdlm: Mdlm, delta: Delta) -> None:
     """Merges a delta into a loaded base.
 
     Raises:
-        CheckpointError: If a tensor has no place in the model or the wrong shape.
+        CheckpointError: If a tensor has no place in the model or the wrong shape, or a weight is
+            not finite; in the last case the model is left half-changed.
     """
     weights = mdlm.published_weights()
     for name, tensor in changed_weights(mdlm, delta):
@@ -154,8 +155,8 @@ def changed_weights(mdlm: Mdlm, delta: Delta) -> Iterator[tuple[str, Tensor]]:
         Published name, and a tensor of its own in the shape, dtype and place of the base's.
 
     Raises:
-        CheckpointError: If a tensor has no place in the model or the wrong shape; before anything
-            is computed.
+        CheckpointError: If a tensor has no place in the model or the wrong shape, before anything
+            is computed; or if a new value is not finite.
     """
     weights = mdlm.published_weights()
     shapes = {name: weight.shape for name, weight in weights.items()}
@@ -212,6 +213,9 @@ def changed_weight(delta: Delta, parts: Sequence[str], weight: Tensor) -> Tensor
 
     Returns:
         A tensor in the shape, dtype and place of `weight`.
+
+    Raises:
+        CheckpointError: If a number of it is not finite in that dtype.
     """
     for name in parts:
         change = delta.tensors[name]
@@ -220,6 +224,11 @@ def changed_weight(delta: Delta, parts: Sequence[str], weight: Tensor) -> Tensor
             product = delta.lora_scale * (up.float() @ change.float())
             change = weight.float() + product.to(weight.device)
         weight = change.to(weight.device, weight.dtype)
+    if not torch.isfinite(weight).all():
+        target = parts[0].removesuffix(_DOWN)
+        raise CheckpointError(
+            f"{listed([target])} has values that are infinite or not numbers once it is merged."
+        )
     return weight
 
 

@@ -31,7 +31,7 @@ from purifier.mdlm.delta import Delta, changed_weight, is_delta, parts_of, read_
 from purifier.mdlm.json_files import read_object
 from purifier.mdlm.registry import base_hash, outline
 from purifier.mdlm.remote_code import without_code
-from purifier.mdlm.shards import INDEX, StoredTensor, listed, stored_tensors
+from purifier.mdlm.shards import INDEX, StoredTensor, stored_tensors
 from purifier.mdlm.weight_reader import read_tensors
 
 SHARD_BYTES = 5 * 10**9
@@ -192,20 +192,12 @@ def _write_shards(
         for name, weight in read:
             if delta is not None and name in parts:
                 weight = changed_weight(delta, parts[name], weight)
-                _require_finite(name, weight)
             shard[name] = weight.contiguous()
         save_file(shard, folder / file, metadata={"format": "pt"})
         del shard, weight
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _require_finite(name: str, weight: Tensor) -> None:
-    if not torch.isfinite(weight).all():
-        raise CheckpointError(
-            f"{listed([name])} has values that are infinite or not numbers once it is merged."
-        )
 
 
 def _write_settings(root: Path, folder: Path, dtype: str) -> None:
@@ -218,5 +210,6 @@ def _write_settings(root: Path, folder: Path, dtype: str) -> None:
             value["torch_dtype"] = dtype
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    for file in sorted({file for pattern in _COPIED for file in root.glob(pattern)}):
+    copied = {file for pattern in _COPIED for file in root.glob(pattern) if file.is_file()}
+    for file in sorted(copied):
         shutil.copyfile(file, folder / file.name)

@@ -112,8 +112,11 @@ class _Staging:
                 self._copied[self._turn].synchronize()
         raw = self._buffers[self._turn][: len(target) * dtype.itemsize]
         _fill(stream, raw)
+        numbers = raw.view(dtype)
+        if self._device.type == "mps" and dtype == torch.float64:
+            numbers = numbers.to(target.dtype)  # which MPS does not have
         # Converted on the device: on the host it would take memory and undo the pinning.
-        target.copy_(raw.view(dtype).to(self._device, non_blocking=cuda))
+        target.copy_(numbers.to(self._device, non_blocking=cuda))
         if cuda:
             self._copied[self._turn].record(torch.cuda.current_stream(self._device))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ class TrainingRows:
             if self._room >= 0:
                 self._kept[index] = images
         if index not in self._kept:
-            self._samples[index] = sample
+            self._samples[index] = replace(sample, extra={})
         self._texts.append(text)
         return None
 
@@ -180,15 +180,17 @@ class TrainingRows:
             raise type(error)(f"{sample.source}: {error.message}", param=error.param) from None
 
     def _encode(self, images: Sequence[ImageInput]) -> tuple[TrainingImage, ...]:
-        # One image at a time, so that a cached feature equals a computed one to the bit.
-        return tuple(
-            TrainingImage(
-                self._mdlm.image_features(image, tower=self._tower).cpu(),
-                image.image.size,
-                image.n_tokens,
+        # One image at a time and never in the training's short numbers, so that a cached feature
+        # equals a computed one to the bit.
+        with torch.autocast(self._mdlm.device.type, enabled=False):
+            return tuple(
+                TrainingImage(
+                    self._mdlm.image_features(image, tower=self._tower).cpu(),
+                    image.image.size,
+                    image.n_tokens,
+                )
+                for image in images
             )
-            for image in images
-        )
 
 
 def _reason(error: DataError | InvalidPrompt) -> str:

@@ -155,6 +155,15 @@ def test_a_null_in_a_list_is_a_bad_row(tmp_path: Path) -> None:
     assert {each.reason for each in found if isinstance(each, BadRow)} == {"malformed"}
 
 
+@pytest.mark.parametrize("empty", [[], "[]", None])
+def test_an_empty_list_does_not_hide_the_images_of_another_key(empty: Any, tmp_path: Path) -> None:
+    row = {"image": empty, "images": ["0.jpg"], "conversations": TURNS}
+    (tmp_path / "0.jpg").write_bytes(jpeg(0))
+    [found] = judged(open_dataset(jsonl(tmp_path / "set.jsonl", [row])))
+    assert isinstance(found, Sample)
+    assert found.images == ("0.jpg",)
+
+
 def test_a_null_image_makes_a_text_only_row_that_is_counted(tmp_path: Path) -> None:
     rows = [
         {"image": {"bytes": jpeg(1)}, "question": "What?", "answer": "A"},

@@ -241,6 +241,55 @@ def test_captions_in_parquet_get_a_column_of_questions(
     assert rows[0].images == rows[1].images
 
 
+def tables_without_questions(kind: str) -> pa.Table:
+    """Two rows; the first is unreadable or a dialogue, the second a caption."""
+    images = pa.array([jpeg(0), jpeg(1)], pa.binary())
+    if kind == "unreadable":
+        texts = pa.array([b"\xff\xfe", b"A cat."])
+        captions = pa.Array.from_buffers(pa.string(), 2, texts.buffers())
+        return pa.table({"image": images, "caption": captions})
+    turns = [{"from": "human", "value": "<image>\nHi?"}, {"from": "gpt", "value": "Ho."}]
+    columns = {"image": images, "conversations": pa.array([turns, None])}
+    return pa.table({**columns, "caption": pa.array([None, "A cat."])})
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "dialogue"])
+def test_any_caption_of_a_table_gets_its_question(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    pq.write_table(tables_without_questions(kind), path)
+    changes = [Change(1, further=(("Which colour?", "Red."),))]
+    new = write_changed(open_dataset(path), changes, tmp_path / "out", further=True)
+    rows = samples(open_dataset(new))
+    assert [(row.question, row.answer) for row in rows] == [
+        ("Describe this image in detail.", "A cat."),
+        ("Which colour?", "Red."),
+    ]
+
+
+def test_a_key_that_is_no_column_is_not_lost_silently(tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    pq.write_table(pa.table({"question": ["Q?"], "answer": ["A."]}), path)
+    dataset = open_dataset(path)
+    with pytest.raises(ValueError, match="no column"):
+        dataset.file.rewrite(tmp_path / "out", lambda _, record: [{**record, "more": "x"}])
+
+
+def test_a_typed_mark_in_an_answer_that_stays_is_text(tmp_path: Path) -> None:
+    picture = {"type": "image_url", "image_url": {"url": url(jpeg(1))}}
+    turns = [
+        {"role": "user", "content": [picture, {"type": "text", "text": "Which tag?"}]},
+        {"role": "assistant", "content": "the <image> tag"},
+        {"role": "user", "content": "Which colour?"},
+        {"role": "assistant", "content": "Bad."},
+    ]
+    dataset = open_dataset(jsonl(tmp_path / "set.jsonl", [{"messages": turns}]))
+    changes = [Change(0, ("the <image> tag", "Red."))]
+    new = write_changed(dataset, changes, tmp_path / "out")
+    assert samples(open_dataset(new))[0].answers == ("the <image> tag", "Red.")
+    refused = write_changed(dataset, [Change(0, ("an <image>", "Red."))], tmp_path / "other")
+    assert refused.read_text() == ""
+
+
 def test_an_id_that_a_column_cannot_hold_is_an_error(tmp_path: Path) -> None:
     table = pa.table({"id": pa.array(range(128), pa.int8()), "question": ["Q"] * 128})
     pq.write_table(table.append_column("answer", pa.array(["A"] * 128)), tmp_path / "set.parquet")

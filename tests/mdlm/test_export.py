@@ -210,6 +210,14 @@ def test_weights_that_become_infinite_are_refused_by_name(base: Path, tmp_path: 
     assert list(tmp_path.glob("out/*")) == []
 
 
+def test_a_folder_of_licences_is_left_out(base: Path, tmp_path: Path) -> None:
+    (base / "LICENSES").mkdir()
+    (base / "LICENSE").write_text("free")
+    export_merged(base, tmp_path / "merged")
+    assert (tmp_path / "merged" / "LICENSE").read_text() == "free"
+    assert not (tmp_path / "merged" / "LICENSES").exists()
+
+
 def test_what_is_there_stays(base: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from purifier import GenerationConfig, MaskingConfig, answer
+from purifier.errors import CheckpointError
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.delta import read_delta, write_delta
 from purifier.mdlm.registry import base_hash, load_mdlm
@@ -93,3 +94,21 @@ def test_dropped_weights_are_gone_and_prompts_can_still_be_made(tiny_checkpoint:
     drop_weights(mdlm)
     assert sum(parameter.nbytes for parameter in mdlm.modules.parameters()) == 0
     assert torch.equal(mdlm.prepare(user_messages(None, "What is this?")).ids, before.ids)
+
+
+def test_a_delta_that_is_not_finite_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    shape = load_mdlm(tiny_checkpoint).published_weights()[PROJECTOR].shape
+    write_delta(
+        tmp_path / "delta",
+        base="tiny",
+        base_sha256=base_hash(tmp_path / "tiny"),
+        projector={PROJECTOR: torch.full(shape, torch.nan)},
+        adapter={},
+        lora_scale=1.0,
+        details={},
+    )
+    with pytest.raises(CheckpointError, match=f"{PROJECTOR}.*not numbers"):
+        load_mdlm(tmp_path / "delta")
+    with pytest.raises(CheckpointError, match="not numbers"):
+        with_delta(load_mdlm(tiny_checkpoint), read_delta(tmp_path / "delta"))

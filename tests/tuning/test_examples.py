@@ -95,6 +95,14 @@ def test_features_are_the_same_with_and_without_memory(mdlm: Mdlm, data: Path) -
     assert none[0].images[0].features is not none[0].images[0].features
 
 
+def test_short_numbers_of_a_training_do_not_reach_the_frozen_tower(mdlm: Mdlm, data: Path) -> None:
+    kept = TrainingRows(mdlm, open_dataset(data), CONFIG)
+    none = TrainingRows(mdlm, open_dataset(data), replace(CONFIG, cache_mb=0))
+    with torch.autocast("cpu", torch.bfloat16):
+        one, other = (rows[0].images[0].features for rows in (kept, none))
+    assert torch.equal(one, other)
+
+
 def test_bad_rows_are_reported_and_limited(mdlm: Mdlm, tmp_path: Path) -> None:
     rows = records(tmp_path)[:2]
     rows.append(rows[0] | {"id": "gone", "image": "gone.png"})
