@@ -15,8 +15,8 @@ from benchmarks.speed_settings import CHANGES
 from purifier.data.dataset import open_dataset
 from purifier.data.llava import read_llava, write_llava
 from purifier.data.sample import Sample, Turn
-from purifier.mdlm.base import Part
 from purifier.mdlm.llada_v import LladaV
+from purifier.mdlm.parts import Part
 from purifier.purification.config import PRESETS, PurifyConfig
 from purifier.purification.purifier import Purifier
 from purifier.tuning.config import FinetuneConfig

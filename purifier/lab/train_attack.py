@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from purifier.data.llava import read_llava
 from purifier.data.sample import Sample, open_image
 from purifier.lab.examples import build_examples, diffusion_loss, pack_scenes
-from purifier.mdlm.base import Part
 from purifier.mdlm.llada_v.model import LladaV
+from purifier.mdlm.parts import Part
 from purifier.tuning.adapters import Trained, collect, open_parts
 from purifier.tuning.schedule import rate_factor
 

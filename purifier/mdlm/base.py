@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from purifier.mdlm.parts import Part
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
 from purifier.mdlm.tails import TailPass
 
@@ -26,7 +27,6 @@ IGNORE_LABEL = -100
 """Label of positions that are neither masked nor trained on."""
 
 Role = Literal["system", "user", "assistant"]
-Part = Literal["projector", "language_model", "vision_tower"]
 
 
 @dataclass(frozen=True)

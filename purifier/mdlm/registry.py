@@ -20,7 +20,6 @@ from purifier.errors import CheckpointError, InvalidSetting
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.delta import apply_delta, file_sha256, is_delta, read_delta
 from purifier.mdlm.json_files import read_object
-from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.remote_code import ignore_code, named_code, refuse_trust
 from purifier.mdlm.shards import listed
 
@@ -36,7 +35,14 @@ class Family(Protocol):
     def __call__(self, path: Path, *, device: torch.device | str, dtype: torch.dtype) -> Mdlm: ...
 
 
-_FAMILIES: dict[str, Family] = {"LlavaLLaDAModelLM": LladaV.load}
+def _load_llada_v(path: Path, *, device: torch.device | str, dtype: torch.dtype) -> Mdlm:
+    # Only now: the family needs transformers, some seconds that nothing else here waits for.
+    from purifier.mdlm.llada_v import LladaV  # noqa: PLC0415
+
+    return LladaV.load(path, device=device, dtype=dtype)
+
+
+_FAMILIES: dict[str, Family] = {"LlavaLLaDAModelLM": _load_llada_v}
 """Architecture named in config.json -> loader."""
 
 _MODEL_TYPES = ("llava_llada",)

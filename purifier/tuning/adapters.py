@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from purifier.mdlm.base import Mdlm, Part
+from purifier.mdlm.base import Mdlm
+from purifier.mdlm.parts import Part
 from purifier.seeding import seeded
 
 _FACTORS = ("lora_A", "lora_B")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from purifier.errors import InvalidSetting
-from purifier.mdlm.base import Part
+from purifier.mdlm.parts import Part
 from purifier.settings import require_seed, require_whole
 
 Schedule = Literal["cosine", "constant"]

@@ -16,7 +16,6 @@ from purifier.mdlm.base import (
     ImageInput,
     Inputs,
     Message,
-    Part,
     Prompt,
     SpecialTokens,
     VisualSpan,
@@ -33,6 +32,7 @@ from purifier.mdlm.llada_v.scored import scored_hidden
 from purifier.mdlm.llada_v.tails import decode_tail, peak_attention
 from purifier.mdlm.llada_v.tower_layers import check_tower_layers
 from purifier.mdlm.llada_v.weights import check_weights, load_weights, published_name
+from purifier.mdlm.parts import Part
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
 from purifier.mdlm.shards import stored_tensors
 from purifier.mdlm.tails import TailPass
