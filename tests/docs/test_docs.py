@@ -71,12 +71,17 @@ def runnable(path: Path) -> bool:
 
 
 @pytest.fixture
-def desk(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def desk(
+    path: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> Iterator[tuple[Path, dict[str, str]]]:
     """A folder with what the documents speak of, and the environment of a reader at work."""
     keys = tmp_path / "keys.json"
     secret, _ = create_key(keys, "reader", SCOPES)
     (tmp_path / "scene.jpg").write_bytes(picture("JPEG", size=(96, 64)))
-    process, url = start_server(["--model", str(tiny_checkpoint), "--keys-file", str(keys)])
+    shown = "".join(block.text for block in blocks(path.read_text("utf-8")) if block.mark == "run")
+    process, url = start_server(
+        ["--model", str(tiny_checkpoint), "--keys-file", str(keys)], jobs="jobs" in shown
+    )
     service = Service(url, {"all": secret}, process)
     programs = sysconfig.get_path("scripts")
     environment = {

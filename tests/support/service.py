@@ -7,8 +7,6 @@ import base64
 import io
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import httpx
 from PIL import Image
 
 from tests.support.described import check_described
+from tests.support.warm_server import WarmServer
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 300
@@ -32,7 +31,7 @@ class Service:
 
     url: str
     keys: dict[str, str]
-    process: subprocess.Popen[str]
+    process: WarmServer
 
     def client(self, key: str | None = "all") -> httpx.Client:
         headers = {} if key is None else {"authorization": f"Bearer {self.keys[key]}"}
@@ -51,22 +50,18 @@ class Service:
 
 
 def start_server(
-    arguments: list[str], data: Path | None = None
-) -> tuple[subprocess.Popen[str], str]:
-    """Starts `python -m server` and waits for the line that names its address.
+    arguments: list[str], data: Path | None = None, *, jobs: bool = False
+) -> tuple[WarmServer, str]:
+    """Starts a server and waits for the line that names its address.
 
     Args:
-        arguments: Of the command line.
+        arguments: Of `python -m server`.
         data: Its data folder; by default a fresh one.
+        jobs: Whether it has a worker for jobs.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server", "--port", "0", "--device", "cpu", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DISP_DATA_DIR": str(data or _fresh_folder())},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+    words = ["--port", "0", "--device", "cpu", *([] if jobs else ["--no-worker"]), *arguments]
+    folder = str(data or _fresh_folder())
+    process = WarmServer(words, {**os.environ, "OMP_NUM_THREADS": "1", "DISP_DATA_DIR": folder})
     # A server that hangs is ended, which closes the pipe that is read here.
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()
@@ -80,13 +75,12 @@ def start_server(
     raise AssertionError(f"The server ended with status {process.wait()} before it listened.")
 
 
-def stop_server(process: subprocess.Popen[str]) -> int:
+def stop_server(process: WarmServer) -> int:
     process.terminate()
     try:
         return process.wait(60)
     finally:
         process.kill()
-        assert process.stdout is not None
         process.stdout.close()
 
 
