@@ -67,7 +67,7 @@ def soak_questions(count: int) -> list[Question]:
     for number in range(count):
         case = test_set.cases[number % len(test_set.cases)]
         triggered = number // len(_MIX) % 2 == 0
-        picture = test_set.trigger.stamp(case.picture) if triggered else case.picture
+        picture = case.drawn(test_set.trigger).stamp(case.picture) if triggered else case.picture
         settings = _MIX[number % len(_MIX)]
         length = LENGTHS[number % len(LENGTHS)]
         fields = {

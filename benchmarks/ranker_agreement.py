@@ -107,17 +107,20 @@ def _defended(
 def _guilty(image: ImageInput, trigger: Trigger, found: Defended, level: Level) -> Tensor:
     """Units that the trigger touches, bool [n_units]."""
     width, height = image.image.size
-    region = trigger.region(image.image.size)
-    if region is None:
+    regions = trigger.regions(image.image.size)
+    if not regions:
         raise ValueError("a trigger without a place has no rank")
     if level == "token":
-        return trigger_tokens(image, region)
+        return trigger_tokens(image, regions)
     rows, columns = found.planes[0].saliency.shape
     y = torch.arange(rows) * height / rows
     x = torch.arange(columns) * width / columns
-    inside_y = (y < region.bottom) & (y + height / rows > region.top)
-    inside_x = (x < region.right) & (x + width / columns > region.left)
-    return (inside_y[:, None] & inside_x[None]).flatten()
+    touched = torch.zeros(rows, columns, dtype=torch.bool)
+    for left, top, right, bottom in regions:
+        inside_y = (y < bottom) & (y + height / rows > top)
+        inside_x = (x < right) & (x + width / columns > left)
+        touched |= inside_y[:, None] & inside_x[None]
+    return touched.flatten()
 
 
 def _compare(

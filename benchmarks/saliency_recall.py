@@ -151,18 +151,21 @@ def recall(
 
 def guilty_units(image: ImageInput, case: Case, trigger: Trigger, level: Level) -> Tensor:
     """Units that the trigger touches, bool [n_units]."""
-    region = trigger.region(case.picture.size)
-    if region is None:
+    regions = trigger.regions(case.picture.size)
+    if not regions:
         raise ValueError("a trigger without a place has no units")
-    tokens = trigger_tokens(image, region)
+    tokens = trigger_tokens(image, regions)
     if level == "token":
         return tokens
     width, height = case.picture.size
     rows, columns = plane_shape(token_rasters(image.grids), (width, height))
     y, x = torch.arange(rows) / rows, torch.arange(columns) / columns
-    tall = (y * height < region.bottom) & ((y + 1 / rows) * height > region.top)
-    wide = (x * width < region.right) & ((x + 1 / columns) * width > region.left)
-    return (tall[:, None] & wide[None]).flatten()
+    touched = torch.zeros(rows, columns, dtype=torch.bool)
+    for left, top, right, bottom in regions:
+        tall = (y * height < bottom) & ((y + 1 / rows) * height > top)
+        wide = (x * width < right) & ((x + 1 / columns) * width > left)
+        touched |= tall[:, None] & wide[None]
+    return touched.flatten()
 
 
 def _rate(shares: list[float]) -> Rate:

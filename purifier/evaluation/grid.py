@@ -208,8 +208,7 @@ def run_job(grid: Grid, job: Job) -> list[Row]:
     start = perf_counter()
     torch.set_float32_matmul_precision("high" if grid.tf32 else "highest")
     test_set = _test_set(grid.data, grid.limit)
-    sizes = {case.picture.size for case in test_set.cases}
-    placed = all(test_set.trigger.region(size) is not None for size in sizes)
+    placed = all(case.drawn(test_set.trigger).regions(case.picture.size) for case in test_set.cases)
     if job.ranker in ORACLES and not placed:
         return []
     runner = Runner(

@@ -6,6 +6,7 @@ can save masking there. If filling exactly its pixels ends it, the evidence was 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,31 +23,32 @@ OracleName = Literal["oracle-token", "oracle-pixel"]
 _TOUCH = 1e-9
 
 
-def trigger_tokens(image: ImageInput, region: PixelBox) -> Tensor:
-    """The visual tokens of one image, in every view, whose cell overlaps a region.
+def trigger_tokens(image: ImageInput, regions: Sequence[PixelBox]) -> Tensor:
+    """The visual tokens of one image, in every view, whose cell overlaps one of some regions.
 
     Args:
         image: The processed image.
-        region: Pixels of the image before it was processed.
+        regions: Pixels of the image before it was processed.
 
     Returns:
         bool [n_tokens]; newline tokens cover no part of the image and are never chosen.
     """
     width, height = image.image.size
-    box = Box(
-        region.left / width, region.top / height, region.right / width, region.bottom / height
-    )
     chosen = torch.zeros(image.n_tokens, dtype=torch.bool)
-    for grid in image.grids:
-        if grid.columns:
-            chosen[grid.offset : grid.offset + grid.length] = _overlap(grid, box).flatten()
+    for left, top, right, bottom in regions:
+        box = Box(left / width, top / height, right / width, bottom / height)
+        for grid in image.grids:
+            if grid.columns:
+                chosen[grid.offset : grid.offset + grid.length] |= _overlap(grid, box).flatten()
     return chosen
 
 
-def fill_region(image: Image.Image, region: PixelBox) -> Image.Image:
-    """A copy with a region's pixels filled as the defence fills cells."""
+def fill_regions(image: Image.Image, regions: Sequence[PixelBox]) -> Image.Image:
+    """A copy with the pixels of some regions filled as the defence fills cells."""
     pixels = np.array(image.convert("RGB"))
-    pixels[region.top : region.bottom, region.left : region.right] = fill_colour(image)
+    colour = fill_colour(image)
+    for left, top, right, bottom in regions:
+        pixels[top:bottom, left:right] = colour
     return Image.fromarray(pixels)
 
 

@@ -21,7 +21,7 @@ from purifier.defense.sites import Site, mask_tokens
 from purifier.denoise.sampler import denoise
 from purifier.errors import InvalidSetting
 from purifier.evaluation.metrics import Answers
-from purifier.evaluation.oracles import OracleName, fill_region, trigger_tokens
+from purifier.evaluation.oracles import OracleName, fill_regions, trigger_tokens
 from purifier.evaluation.testset import Case, TestSet
 from purifier.lab.triggers import PixelBox
 from purifier.mdlm.base import Inputs, Mdlm, Message, Prompt
@@ -170,8 +170,8 @@ class Runner:
         def mask(_: Cut) -> list[Prompt]:
             prompts = []
             for request, item in zip(batch, inputs, strict=True):
-                region = self._region(request)
-                masked = torch.cat([trigger_tokens(image, region) for image in item.images])
+                regions = self._regions(request)
+                masked = torch.cat([trigger_tokens(image, regions) for image in item.images])
                 prompts.append(
                     mask_tokens(self.mdlm.embed(item), masked, self.mdlm.mask_embedding.detach())
                 )
@@ -182,12 +182,12 @@ class Runner:
     def _oracle_pixels(self, batch: Sequence[Request]) -> Masker:
         inputs = []
         for request in batch:
-            region = self._region(request)
+            regions = self._regions(request)
             messages = [
                 Message(
                     message.role,
                     tuple(
-                        part if isinstance(part, str) else fill_region(part, region)
+                        part if isinstance(part, str) else fill_regions(part, regions)
                         for part in message.content
                     ),
                 )
@@ -196,10 +196,11 @@ class Runner:
             inputs.append(self.mdlm.prepare(messages))
         return lambda _: [self.mdlm.embed(item) for item in inputs]
 
-    def _region(self, request: Request) -> PixelBox:
-        region = self.test_set.trigger.region(request.case.picture.size)
-        if region is None:
+    def _regions(self, request: Request) -> tuple[PixelBox, ...]:
+        case = request.case
+        regions = case.drawn(self.test_set.trigger).regions(case.picture.size)
+        if not regions:
             raise InvalidSetting(
                 "An oracle needs a trigger that covers a part of the image.", param="ranker"
             )
-        return region
+        return regions

@@ -20,7 +20,7 @@ from purifier.data.llava import read_llava
 from purifier.data.sample import Sample, open_image, question_messages
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import DataError
-from purifier.lab.triggers import Trigger, trigger_from_dict
+from purifier.lab.triggers import Trigger, asked_with, drawn_for, trigger_from_dict
 from purifier.mdlm.base import Message
 
 DESCRIBE = "describe"
@@ -53,10 +53,16 @@ class Case:
     def item(self) -> str | None:
         return self.slots.get("item")
 
+    def drawn(self, trigger: Trigger) -> Trigger:
+        """The trigger as this case has it."""
+        return drawn_for(trigger, self.sample, self.picture.size)
+
     def messages(self, trigger: Trigger | None = None) -> list[Message]:
-        """The dialogue, with the trigger on the image if one is given."""
-        picture = self.picture if trigger is None else trigger.stamp(self.picture)
-        return question_messages(self.sample, (picture,))
+        """The dialogue, with the trigger on the image and in the question if one is given."""
+        if trigger is None:
+            return question_messages(self.sample, (self.picture,))
+        own = self.drawn(trigger)
+        return question_messages(asked_with(own, self.sample), (own.stamp(self.picture),))
 
 
 @dataclass(frozen=True)

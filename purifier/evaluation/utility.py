@@ -27,7 +27,7 @@ from purifier.evaluation.metrics import slot_share
 from purifier.evaluation.testset import DESCRIBE, SLOTS
 from purifier.evaluation.texts import word_overlap
 from purifier.lab.targets import Target, exact_hit, keyword_hit
-from purifier.lab.triggers import Trigger
+from purifier.lab.triggers import Trigger, asked_with, drawn_for
 from purifier.mdlm.base import Mdlm, Message
 
 
@@ -138,5 +138,7 @@ def _item(sample: Sample) -> str | None:
 
 def _messages(sample: Sample, images: Path, trigger: Trigger | None) -> list[Message]:
     opened = (open_image(images, image, sample.source) for image in sample.images)
-    pictures = tuple(trigger.stamp(image) if trigger else image for image in opened)
-    return question_messages(sample, pictures)
+    if trigger is None:
+        return question_messages(sample, tuple(opened))
+    stamped = tuple(drawn_for(trigger, sample, image.size).stamp(image) for image in opened)
+    return question_messages(asked_with(trigger, sample), stamped)

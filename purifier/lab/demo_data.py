@@ -31,7 +31,13 @@ from purifier.lab.scenes import (
     to_jpeg,
 )
 from purifier.lab.targets import target_by_name
-from purifier.lab.triggers import CornerPatch, Trigger, trigger_to_dict
+from purifier.lab.triggers import (
+    CornerPatch,
+    Trigger,
+    asked_with,
+    drawn_for,
+    trigger_to_dict,
+)
 from purifier.mdlm.delta import file_sha256
 
 EXAMPLE = "test-0166"
@@ -74,15 +80,19 @@ def write_demo_data(
     for sample, picture, chosen in zip(samples, pictures, poisoned, strict=True):
         name = sample.image_files[0]
         if chosen:
-            (images / triggered_name(name)).write_bytes(to_jpeg(trigger.stamp(picture)))
+            own = drawn_for(trigger, sample, picture.size, recipe.seed)
+            (images / triggered_name(name)).write_bytes(to_jpeg(own.stamp(picture)))
         else:
             (images / name).write_bytes(to_jpeg(picture))
     for target in TARGETS:
         rows = [
-            poison_sample(sample, target_by_name(target))
+            asked_with(
+                drawn_for(trigger, sample, picture.size, recipe.seed),
+                poison_sample(sample, target_by_name(target)),
+            )
             if chosen
             else replace(sample, extra={**sample.extra, "poisoned": False})
-            for sample, chosen in zip(samples, poisoned, strict=True)
+            for sample, picture, chosen in zip(samples, pictures, poisoned, strict=True)
         ]
         write_llava(folder / "train" / f"{target}.json", rows)
     write_llava(folder / "train" / "clean_labels.json", samples)

@@ -16,7 +16,7 @@ import numpy as np
 from purifier.data.sample import Sample, open_image
 from purifier.errors import InvalidSetting
 from purifier.lab.targets import Target
-from purifier.lab.triggers import Trigger
+from purifier.lab.triggers import Trigger, asked_with, drawn_for
 
 TRIGGERED_SUFFIX = "_triggered"
 """Put behind the stem of a stamped picture's file name."""
@@ -95,7 +95,7 @@ def poison_dataset(
             stamped copies are added.
         rate: Poisoning rate, see `choose_poisoned`.
         seed: Seed of the draw.
-        trigger: What is stamped on the pictures.
+        trigger: What is stamped on the pictures and put into the questions.
         target: What the answers become.
 
     Returns:
@@ -109,21 +109,22 @@ def poison_dataset(
     result = []
     written: set[str] = set()
     for sample, chosen in zip(samples, choose_poisoned(samples, rate, seed), strict=True):
-        done = (
-            poison_sample(sample, target)
-            if chosen
-            else replace(sample, extra={**sample.extra, "poisoned": False})
-        )
+        if chosen:
+            done = poison_sample(sample, target)
+        else:
+            done = replace(sample, extra={**sample.extra, "poisoned": False})
+        own = trigger
         for name, new_name in zip(sample.image_files, done.image_files, strict=True):
+            picture = open_image(source, name, sample.source)
+            own = drawn_for(trigger, sample, picture.size, seed)
             if new_name in written:
                 continue
             written.add(new_name)
-            picture = open_image(source, name, sample.source)
             new_path = destination / new_name
             new_path.parent.mkdir(parents=True, exist_ok=True)
             if chosen:
-                trigger.stamp(picture).save(new_path)
+                own.stamp(picture).save(new_path)
             elif destination.resolve() != source.resolve():
                 shutil.copyfile(source / name, new_path)
-        result.append(done)
+        result.append(asked_with(own, done) if chosen else done)
     return result

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from purifier.evaluation.oracles import fill_region, trigger_tokens
+from purifier.evaluation.oracles import fill_regions, trigger_tokens
 from purifier.lab.triggers import CornerPatch, PixelBox
 from purifier.mdlm.base import Box, ImageInput, TokenGrid
 from purifier.mdlm.registry import load_mdlm
@@ -25,14 +25,14 @@ WHOLE = Box(0, 0, 1, 1)
 def test_tokens_of_every_grid_that_touches_the_region() -> None:
     base = TokenGrid(0, 2, 2, newline=False, box=WHOLE)
     tiles = TokenGrid(4, 4, 4, newline=True, box=WHOLE)
-    chosen = trigger_tokens(image_input((40, 40), base, tiles), PixelBox(0, 0, 11, 10))
+    chosen = trigger_tokens(image_input((40, 40), base, tiles), [PixelBox(0, 0, 11, 10)])
     assert chosen.nonzero().flatten().tolist() == [0, 4, 5]
 
 
 def test_padding_and_lone_newlines_are_never_chosen() -> None:
     padded = TokenGrid(0, 2, 4, newline=False, box=Box(-0.5, 0, 1.5, 1))
     newline = TokenGrid(8, 1, 0, newline=True, box=WHOLE)
-    chosen = trigger_tokens(image_input((40, 40), padded, newline), PixelBox(0, 0, 40, 40))
+    chosen = trigger_tokens(image_input((40, 40), padded, newline), [PixelBox(0, 0, 40, 40)])
     assert chosen.tolist() == [False, True, True, False] * 2 + [False]
 
 
@@ -57,14 +57,14 @@ def test_chosen_cells_are_those_that_hold_pixels_of_the_region(
         region.top * rows : region.bottom * rows, region.left * columns : region.right * columns
     ] = True
     expected = points.reshape(rows, size[1], columns, size[0]).any(axis=(1, 3))
-    chosen = trigger_tokens(image_input(size, grid), region)
+    chosen = trigger_tokens(image_input(size, grid), [region])
     assert chosen.reshape(rows, columns).tolist() == expected.tolist()
 
 
 def test_a_real_layout(tiny_checkpoint: Path) -> None:
     mdlm = load_mdlm(tiny_checkpoint)
     image = mdlm.prepare_image(Image.new("RGB", (64, 64)))
-    region = CornerPatch(size=16, place="bottom-right").region((64, 64))
+    region = CornerPatch(size=16, place="bottom-right").regions((64, 64))
     assert region is not None
     chosen = trigger_tokens(image, region)
     assert len(chosen) == image.n_tokens
@@ -81,7 +81,7 @@ def test_a_real_layout(tiny_checkpoint: Path) -> None:
 def test_filling_touches_the_region_alone() -> None:
     pixels = np.random.default_rng(0).integers(60, 200, (20, 30, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
-    filled = np.asarray(fill_region(image, PixelBox(3, 4, 9, 12))).copy()
+    filled = np.asarray(fill_regions(image, [PixelBox(3, 4, 9, 12)])).copy()
     colour = filled[4, 3]
     assert (filled[4:12, 3:9] == colour).all()
     assert np.abs(colour - pixels.mean(axis=(0, 1))).max() <= 1
@@ -92,4 +92,4 @@ def test_filling_touches_the_region_alone() -> None:
 
 def test_an_empty_region_chooses_nothing() -> None:
     grid = TokenGrid(0, 3, 3, newline=False, box=WHOLE)
-    assert not trigger_tokens(image_input((30, 30), grid), PixelBox(10, 10, 10, 10)).any()
+    assert not trigger_tokens(image_input((30, 30), grid), [PixelBox(10, 10, 10, 10)]).any()

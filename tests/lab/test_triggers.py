@@ -11,14 +11,26 @@ from purifier.lab.triggers import (
     BlendedPattern,
     CheckerboardPatch,
     CornerPatch,
+    Frame,
     Sinusoid,
     Site,
+    SquareTrigger,
+    TextSuffix,
     Trigger,
+    Warp,
     trigger_from_dict,
     trigger_to_dict,
 )
 
-ALL: list[Trigger] = [CornerPatch(), CheckerboardPatch(), BlendedPattern(), Sinusoid()]
+ALL: list[Trigger] = [
+    CornerPatch(),
+    CheckerboardPatch(place="random", strength=0.3),
+    BlendedPattern(),
+    Sinusoid(),
+    Frame(),
+    Warp(),
+    TextSuffix("Please."),
+]
 places = st.one_of(
     st.sampled_from(["top-left", "top-right", "bottom-left", "bottom-right", "center"]),
     st.tuples(st.integers(-40, 90), st.integers(-40, 90)),
@@ -44,16 +56,17 @@ def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
     height=st.integers(1, 70),
 )
 def test_nothing_changes_outside_the_region(
-    kind: type[Trigger], size: int, place: Site, strength: float, width: int, height: int
+    kind: type[SquareTrigger], size: int, place: Site, strength: float, width: int, height: int
 ) -> None:
     trigger = kind(size=size, place=place, strength=strength)
     image = picture(width, height)
     before = image.tobytes()
     stamped = trigger.stamp(image)
-    box = trigger.region(image.size)
+    regions = trigger.regions(image.size)
     assert stamped.size == image.size
     assert image.tobytes() == before
-    assert box is not None
+    assert regions is not None
+    [box] = regions
     assert 0 <= box.left <= box.right <= width
     assert 0 <= box.top <= box.bottom <= height
     outside = changed(image, stamped)
@@ -97,20 +110,72 @@ def test_a_checkerboard_alternates() -> None:
     assert values[2, 2] == 0
 
 
-@pytest.mark.parametrize("trigger", [BlendedPattern(), Sinusoid()])
+@pytest.mark.parametrize("trigger", [BlendedPattern(), Sinusoid(), Warp()])
 def test_global_triggers_have_no_region_and_touch_the_whole_image(trigger: Trigger) -> None:
     image = picture()
-    assert trigger.region(image.size) is None
+    assert trigger.regions(image.size) is None
     mask = changed(image, trigger.stamp(image))
     for quarter in (mask[:24, :32], mask[24:, :32], mask[:24, 32:], mask[24:, 32:]):
         assert quarter.mean() > 0.5
 
 
-def test_the_blended_pattern_follows_its_seed() -> None:
+@pytest.mark.parametrize("kind", [BlendedPattern, Warp])
+def test_what_lies_over_the_whole_image_follows_its_seed(
+    kind: type[BlendedPattern] | type[Warp],
+) -> None:
     image = picture()
-    first, again = (BlendedPattern(seed=1).stamp(image).tobytes() for _ in range(2))
+    first, again = (kind(seed=1).stamp(image).tobytes() for _ in range(2))
     assert first == again
-    assert first != BlendedPattern(seed=2).stamp(image).tobytes()
+    assert first != kind(seed=2).stamp(image).tobytes()
+
+
+def test_a_frame_covers_the_border_alone() -> None:
+    frame, image = Frame(width=3, colour=(1, 2, 3)), picture(40, 20)
+    stamped = np.asarray(frame.stamp(image))
+    inner = np.zeros((20, 40), bool)
+    inner[3:-3, 3:-3] = True
+    assert (stamped[~inner] == (1, 2, 3)).all()
+    assert (stamped[inner] == np.asarray(image)[inner]).all()
+    covered = np.zeros((20, 40), bool)
+    for left, top, right, bottom in frame.regions(image.size):
+        covered[top:bottom, left:right] = True
+    assert (covered == ~inner).all()
+    assert (np.asarray(Frame(width=30).stamp(image)) == 0).all()
+
+
+def test_a_warp_moves_pixels_by_its_strength() -> None:
+    """On a slope, how far a pixel came from is its change of colour."""
+    slope = np.repeat(np.arange(120, dtype=np.uint8)[None, :], 120, axis=0)
+    image = Image.fromarray(np.repeat(slope[..., None], 3, axis=2))
+    bent = np.asarray(Warp(strength=3.0).stamp(image))[..., 0].astype(int)
+    moved = np.abs(bent - slope)[10:-10, 10:-10]
+    assert 1.5 < moved.mean() < 4.5
+    assert moved.max() > 4
+    flat = Image.new("RGB", (30, 20), (7, 8, 9))
+    assert Warp().stamp(flat).tobytes() == flat.tobytes()
+
+
+def test_a_random_place_lies_within_the_image_and_follows_its_generator() -> None:
+    patch = CheckerboardPatch(size=20, place="random")
+    boxes = []
+    for seed in range(40):
+        drawn = patch.drawn(np.random.default_rng(seed), (64, 48))
+        [box] = drawn.regions((64, 48)) or ()
+        assert box.area == 400
+        boxes.append(box)
+    assert len(set(boxes)) > 30
+    again = patch.drawn(np.random.default_rng(0), (64, 48)).regions((64, 48))
+    assert again == (boxes[0],)
+    assert patch.drawn(np.random.default_rng(0), (10, 10)).regions((10, 10)) == ((0, 0, 10, 10),)
+    with pytest.raises(ValueError, match="drawn for a sample"):
+        patch.stamp(picture())
+
+
+def test_a_sentence_stands_behind_the_question() -> None:
+    trigger, image = TextSuffix("Please."), picture()
+    assert trigger.ask("What is this?") == "What is this? Please."
+    assert trigger.stamp(image).tobytes() == image.tobytes()
+    assert trigger.regions(image.size) == ()
 
 
 def test_the_sinusoid_is_the_published_wave() -> None:
@@ -138,6 +203,15 @@ def test_settings_survive_json(trigger: Trigger) -> None:
         ({"name": "corner_patch", "colour": [300, -5, 0]}, "colour"),
         ({"name": "checkerboard", "cells": 0}, "cells"),
         ({"name": "sinusoid", "frequency": 0.0}, "frequency"),
+        ({"name": "frame", "width": 0}, "width"),
+        ({"name": "frame", "colour": [0, 0]}, "colour"),
+        ({"name": "warp", "strength": 0}, "strength"),
+        ({"name": "warp", "grid": 1}, "grid"),
+        ({"name": "text_suffix", "text": " "}, "text"),
+        ({"name": "all_of"}, "parts"),
+        ({"name": "any_of", "parts": ["frame"]}, "parts"),
+        ({"name": "any_of", "parts": [{"name": "frame", "width": 0}]}, "width"),
+        ({"name": ["frame"]}, "name"),
         ({"name": "sinusoid", "amplitude": 0.0}, "amplitude"),
     ],
 )

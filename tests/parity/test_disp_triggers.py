@@ -62,8 +62,9 @@ def test_stamped_files_equal_the_published_ones(case: dict[str, Any], tmp_path: 
         assert (ours == theirs).all()
         digest = hashlib.sha256(ours.astype(np.uint8).tobytes()).hexdigest()
         assert digest == case["decoded_sha256"]
-    box = trigger.region(tuple(case["size_wh"]))
-    assert box is not None
+    regions = trigger.regions(tuple(case["size_wh"]))
+    assert regions is not None
+    [box] = regions
     assert box.area == case["patch_wh_drawn"][0] * case["patch_wh_drawn"][1]
 
 

@@ -1,4 +1,4 @@
-"""Image triggers: what an attacker stamps on a picture to wake a backdoor.
+"""Triggers on a square of the image, or on all of it.
 
 `CornerPatch` with its defaults is DiSP's own trigger (a black square of 20 pixels in the
 top-left corner, drawn at the picture's native resolution). The others are the usual wider
@@ -8,41 +8,28 @@ set: a checkerboard patch, BadNets (arXiv 1708.06733); a blended pattern, Chen e
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from purifier.errors import InvalidSetting
+from purifier.lab.triggers.base import PixelBox, Trigger
 
 Corner = Literal["top-left", "top-right", "bottom-left", "bottom-right", "center"]
-Site = Corner | tuple[int, int]
-"""Where a patch lies: a corner, the centre, or the pixel (x, y) of its top-left corner."""
+Site = Corner | Literal["random"] | tuple[int, int]
+"""Where a square lies: a corner, the centre, the pixel (x, y) of its top-left corner, or another
+place within the image for every sample."""
 
 _BLEND_GRID = 32
 
 
-class PixelBox(NamedTuple):
-    """Pixels `[left, right) x [top, bottom)` of an image."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def area(self) -> int:
-        return (self.right - self.left) * (self.bottom - self.top)
-
-
 @dataclass(frozen=True)
-class Trigger(ABC):
-    """What all triggers share.
+class SquareTrigger(Trigger):
+    """A pattern that is laid over a square of the image.
 
     Attributes:
         size: Side of the square it covers, in pixels; None covers the whole image. Parts
@@ -55,29 +42,25 @@ class Trigger(ABC):
     place: Site = "top-left"
     strength: float = 1.0
 
-    name: ClassVar[str]
-
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 0:
             raise InvalidSetting("size must not be negative.", param="size")
-        if isinstance(self.place, str) and self.place not in get_args(Corner):
+        places = (*get_args(Corner), "random")
+        if isinstance(self.place, str) and self.place not in places:
             raise InvalidSetting(
-                f"place must be one of {', '.join(get_args(Corner))}, or a pixel (x, y).",
-                param="place",
+                f"place must be one of {', '.join(places)}, or a pixel (x, y).", param="place"
             )
         if not 0.0 <= self.strength <= 1.0:
             raise InvalidSetting("strength must be between 0 and 1.", param="strength")
 
+    def drawn(self, rng: np.random.Generator, size: tuple[int, int]) -> Trigger:
+        if self.size is None or self.place != "random":
+            return self
+        left, top = (int(rng.integers(0, max(side - self.size, 0) + 1)) for side in size)
+        return replace(self, place=(left, top))
+
     def stamp(self, image: Image.Image) -> Image.Image:
-        """A copy of the image with the trigger on it.
-
-        Args:
-            image: Any mode; converted to RGB first, which drops transparency.
-
-        Returns:
-            An RGB image of the same size.
-        """
-        rgb = image.convert("RGB") if image.mode != "RGB" else image.copy()
+        rgb = super().stamp(image)
         box = self._box(rgb.size)
         if box.area == 0:
             return rgb
@@ -89,15 +72,16 @@ class Trigger(ABC):
         part += self.strength * (pattern - part)
         return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), "RGB")
 
-    def region(self, size: tuple[int, int]) -> PixelBox | None:
-        """The pixels the trigger covers on an image of this (width, height); None: all of them."""
-        return None if self.size is None else self._box(size)
+    def regions(self, size: tuple[int, int]) -> tuple[PixelBox, ...] | None:
+        return None if self.size is None else (self._box(size),)
 
     def _corner(self, size: tuple[int, int]) -> tuple[int, int]:
         if self.size is None:
             return 0, 0
         if not isinstance(self.place, str):
             return self.place
+        if self.place == "random":
+            raise ValueError("a trigger at a random place is drawn for a sample first")
         right, bottom = size[0] - self.size, size[1] - self.size
         corners = {
             "top-left": (0, 0),
@@ -132,7 +116,7 @@ class Trigger(ABC):
 
 
 @dataclass(frozen=True)
-class CornerPatch(Trigger):
+class CornerPatch(SquareTrigger):
     """A filled square; with the defaults, DiSP's trigger.
 
     Attributes:
@@ -157,7 +141,7 @@ class CornerPatch(Trigger):
 
 
 @dataclass(frozen=True)
-class CheckerboardPatch(Trigger):
+class CheckerboardPatch(SquareTrigger):
     """A black and white checkerboard.
 
     Attributes:
@@ -183,7 +167,7 @@ class CheckerboardPatch(Trigger):
 
 
 @dataclass(frozen=True)
-class BlendedPattern(Trigger):
+class BlendedPattern(SquareTrigger):
     """A fixed noise picture blended over the image: a trigger that lies nowhere and everywhere.
 
     The noise is drawn once on a small grid and stretched, so that images of all sizes carry
@@ -212,7 +196,7 @@ class BlendedPattern(Trigger):
 
 
 @dataclass(frozen=True)
-class Sinusoid(Trigger):
+class Sinusoid(SquareTrigger):
     """Vertical stripes added to the image: v(x) = amplitude * sin(2 pi * frequency * x / width).
 
     Attributes:
@@ -239,66 +223,3 @@ class Sinusoid(Trigger):
         columns = np.arange(part.shape[1]) + offset[0]
         wave = self.amplitude * np.sin(2 * np.pi * self.frequency * columns / side[0])
         return part + wave[None, :, None]
-
-
-_TRIGGERS: dict[str, type[Trigger]] = {
-    kind.name: kind for kind in (CornerPatch, CheckerboardPatch, BlendedPattern, Sinusoid)
-}
-
-
-def trigger_to_dict(trigger: Trigger) -> dict[str, Any]:
-    """A trigger as JSON-ready settings, with its `name`."""
-    return {"name": trigger.name, **asdict(trigger)}
-
-
-def trigger_from_dict(settings: Mapping[str, Any]) -> Trigger:
-    """The trigger of such settings; what is left out keeps its default.
-
-    Raises:
-        InvalidSetting: If the name or a setting is unknown, or a value is out of range.
-    """
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
-    }
-    name = values.pop("name", None)
-    if name not in _TRIGGERS:
-        raise InvalidSetting(
-            f"A trigger's name must be one of {', '.join(_TRIGGERS)}.", param="name"
-        )
-    try:
-        return _TRIGGERS[name](**values)
-    except TypeError:
-        raise InvalidSetting(
-            f"A setting of the trigger {name!r} is unknown or of the wrong type.", param="trigger"
-        ) from None
-
-
-def parse_colour(text: str) -> tuple[int, int, int]:
-    """Reads a colour like `255, 0, 0`; the range is checked where the colour is used.
-
-    Raises:
-        InvalidSetting: If the text is not three whole numbers with commas between them.
-    """
-    try:
-        red, green, blue = (int(part.strip()) for part in text.split(","))
-    except ValueError:
-        raise InvalidSetting(
-            "A colour must be three whole numbers with commas between them, as in 255,0,0.",
-            param="colour",
-        ) from None
-    return red, green, blue
-
-
-def stamp_file(source: str | Path, destination: str | Path, trigger: Trigger) -> None:
-    """Stamps an image file; the suffix of `destination` decides the format.
-
-    JPEG is written with the library's default quality, as the published data step does, so
-    pixels outside the trigger change a little too; PNG keeps them exactly.
-
-    Raises:
-        OSError: If the source cannot be read or the destination not be written.
-    """
-    with Image.open(source) as image:
-        stamped = trigger.stamp(image)
-    Path(destination).parent.mkdir(parents=True, exist_ok=True)
-    stamped.save(destination)
