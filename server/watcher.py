@@ -92,9 +92,12 @@ class Watcher:
 
     def _note_end(self) -> None:
         """Writes down how the last request ended; what cannot be written is written later."""
-        if self._ended is not None:
-            self._deployments.finish(*self._ended)
-            self._ended = None
+        if self._ended is None:
+            return
+        request, reason = self._ended
+        if not self._deployments.finish(request, self._server, reason):
+            _log.warning("%s had been noted already, or another server has it by now.", request)
+        self._ended = None
 
     def _begin(self, work: Callable[[], None]) -> None:
         """Works beside the thread that says that the server lives: a swap can take long."""

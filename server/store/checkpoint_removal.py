@@ -11,6 +11,7 @@ from sqlalchemy import Connection, or_, select
 
 from server.errors import CheckpointConflict
 from server.store.checkpoint_tables import checkpoints, slots
+from server.store.database import clock
 from server.store.deployments import ALIVE_SECONDS, requests, servers
 from server.store.job_tables import jobs
 from server.store.jobs import FINISHED
@@ -34,7 +35,7 @@ def refuse_if_needed(connection: Connection, checkpoint: str) -> None:
                 "another one first."
             )
     busy = select(servers.c.id).where(
-        servers.c.checkpoint == checkpoint, servers.c.seen_at > time.time() - ALIVE_SECONDS
+        servers.c.checkpoint == checkpoint, servers.c.seen_at > clock(connection) - ALIVE_SECONDS
     )
     asked = select(requests.c.id).where(
         requests.c.checkpoint == checkpoint, requests.c.state.in_(("requested", "running"))

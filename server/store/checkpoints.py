@@ -14,7 +14,6 @@ that is stands in one row, so a transaction moves it whole or not at all.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +43,7 @@ from server.store.checkpoint_tables import (
     served_states,
     slots,
 )
-from server.store.database import Database
+from server.store.database import Database, clock
 from server.store.outages import all_retried
 
 
@@ -236,11 +235,10 @@ class CheckpointStore:
             What it served last; at its first start `origin` itself, which is active from now on.
         """
         self.deployment = origin
-        first = self._database.insert(slots).values(
-            deployment=origin, active=origin, previous=None, changed_at=time.time()
-        )
+        first = self._database.insert(slots).on_conflict_do_nothing()
         with self._database.transaction() as connection:
-            connection.execute(first.on_conflict_do_nothing())
+            values = {"deployment": origin, "active": origin, "changed_at": clock(connection)}
+            connection.execute(first.values(values))
             return self._get(connection, connection.execute(self._slot()).one().active)
 
     def active(self) -> CheckpointRecord | None:
@@ -330,7 +328,8 @@ class CheckpointStore:
                 return record
             if record.state == "staged":
                 raise CheckpointConflict(f"{checkpoint} was never verified.")
-            pointers = {"active": checkpoint, "previous": slot.active, "changed_at": time.time()}
+            now = clock(connection)
+            pointers = {"active": checkpoint, "previous": slot.active, "changed_at": now}
             connection.execute(
                 update(slots).where(slots.c.deployment == self.deployment).values(pointers)
             )

@@ -177,6 +177,14 @@ class Database:
             connection.exec_driver_sql(_busy_timeout(self._lock_wait))
 
 
+def clock(connection: Connection) -> float:
+    """The database's clock, for machines whose own clocks differ; Unix seconds."""
+    if connection.dialect.name != "postgresql":
+        return time.time()
+    query = "SELECT extract(epoch FROM clock_timestamp())::float8"
+    return float(connection.exec_driver_sql(query).scalar_one())
+
+
 class DatabaseError(Exception):
     """The database cannot be used; the message says what to do."""
 

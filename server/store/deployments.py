@@ -7,7 +7,6 @@ checkpoint. Servers say every second that they live, so that nobody waits for on
 
 from __future__ import annotations
 
-import time
 import uuid
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +26,7 @@ from sqlalchemy import (
 )
 
 from server.store.checkpoint_tables import checkpoints, slots
-from server.store.database import Database, metadata
+from server.store.database import Database, clock, metadata
 from server.store.outages import all_retried
 
 RequestState = Literal["requested", "running", "done", "failed", "withdrawn"]
@@ -127,7 +126,7 @@ class Deployments:
                 state="requested",
                 reason=None,
                 server=None,
-                created_at=time.time(),
+                created_at=clock(connection),
             )
             connection.execute(requests.insert().values(vars(request)))
             return request
@@ -162,12 +161,24 @@ class Deployments:
             connection.execute(update(requests).where(requests.c.id == row.id).values(taken))
             return DeploymentRequest(**{**row._mapping, **taken})
 
-    def finish(self, request: str, reason: str | None = None) -> None:
-        """Says that a request is done, or with a reason that it failed."""
+    def finish(self, request: str, server: str, reason: str | None = None) -> bool:
+        """Says that a request is done, or with a reason that it failed.
+
+        Args:
+            request: Its id.
+            server: Who says so.
+            reason: Why it failed.
+
+        Returns:
+            False if the request is not this server's: another one has taken it over from a
+            server that seemed gone, or it was given up. Then nothing has changed.
+        """
         state: RequestState = "done" if reason is None else "failed"
-        change = update(requests).where(requests.c.id == request)
+        change = update(requests).where(
+            requests.c.id == request, requests.c.server == server, requests.c.state == "running"
+        )
         with self._database.transaction() as connection:
-            connection.execute(change.values(state=state, reason=reason))
+            return bool(connection.execute(change.values(state=state, reason=reason)).rowcount)
 
     def beat(self, server: str, deployment: str, checkpoint: str) -> None:
         """Says that a server lives, and what it serves."""
@@ -177,7 +188,7 @@ class Deployments:
                 "id": server,
                 "deployment": deployment,
                 "checkpoint": checkpoint,
-                "seen_at": time.time(),
+                "seen_at": clock(connection),
             }
             connection.execute(servers.insert().values(values))
 
@@ -206,7 +217,7 @@ def _open(connection: Connection, deployment: str, server: str) -> Select[Any]:
 
 
 def _alive(connection: Connection) -> list[LiveServer]:
-    query = select(servers).where(servers.c.seen_at > time.time() - ALIVE_SECONDS)
+    query = select(servers).where(servers.c.seen_at > clock(connection) - ALIVE_SECONDS)
     rows = connection.execute(query.order_by(servers.c.id))
     return [LiveServer(row.id, row.deployment, row.checkpoint) for row in rows]
 

@@ -11,7 +11,6 @@ import builtins
 import os
 import secrets
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from sqlalchemy import (
     update,
 )
 
-from server.store.database import Database, metadata
+from server.store.database import Database, clock, metadata
 from server.store.outages import all_retried
 
 WorkerState = Literal["alive", "left", "reaping", "reaped"]
@@ -101,7 +100,7 @@ class WorkerTable:
         """
         executor = f"{name}.{secrets.token_hex(4)}"
         with self._database.transaction() as connection:
-            now = _now(connection)
+            now = clock(connection)
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("LOCK TABLE workers IN SHARE ROW EXCLUSIVE MODE")
             query = select(workers).where(workers.c.name == name, workers.c.state == "alive")
@@ -133,7 +132,7 @@ class WorkerTable:
             changed = connection.execute(
                 update(workers)
                 .where(workers.c.executor == executor, workers.c.state == "alive")
-                .values(beat_at=_now(connection))
+                .values(beat_at=clock(connection))
             )
             return changed.rowcount == 1
 
@@ -180,7 +179,7 @@ class WorkerTable:
     def _claimable(
         self, connection: Connection, query: Select[Any], reaper: str
     ) -> builtins.list[str]:
-        now = _now(connection)
+        now = clock(connection)
         rows = {row.executor: row for row in connection.execute(query).all()}
         others = [row for row in rows.values() if row.executor != reaper]
         return [row.executor for row in others if self._may_claim(row, rows, now)]
@@ -203,14 +202,6 @@ class WorkerTable:
                 .where(workers.c.executor == executor, workers.c.state == expected)
                 .values(state=state)
             )
-
-
-def _now(connection: Connection) -> float:
-    """The database's clock, for machines whose own clocks differ; Unix seconds."""
-    if connection.dialect.name != "postgresql":
-        return time.time()
-    query = "SELECT extract(epoch FROM clock_timestamp())::float8"
-    return float(connection.exec_driver_sql(query).scalar_one())
 
 
 def this_machine() -> str:

@@ -93,10 +93,10 @@ def test_an_activation_whose_end_could_not_be_noted_is_noted_later(
     recorder.refuses = refuses
     finish, failures = deployments.finish, [GONE, GONE]
 
-    def failing(*words: Any) -> None:
+    def failing(*words: Any) -> bool:
         if failures:
             raise failures.pop()
-        finish(*words)
+        return finish(*words)
 
     monkeypatch.setattr(deployments, "finish", failing)
     request = asked(deployments)
@@ -141,11 +141,11 @@ def test_a_later_request_waits_until_the_first_is_noted(
     finish, order = deployments.finish, []
     failures = [GONE]
 
-    def failing(request: str, reason: str | None = None) -> None:
+    def failing(request: str, *words: Any) -> bool:
         if failures:
             raise failures.pop()
         order.append(request)
-        finish(request, reason)
+        return finish(request, *words)
 
     monkeypatch.setattr(deployments, "finish", failing)
     first = asked(deployments)

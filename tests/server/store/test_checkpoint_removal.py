@@ -147,7 +147,9 @@ def test_what_a_server_is_about_to_serve_is_kept(
     request = deployments.request(ids["second"], requested_by="job 1", deployment=ids["tiny"])
     assert request is not None
     assert "about to serve" in refusal(store, ids["second"])
-    deployments.finish(request.id, "It did not load.")
+    assert deployments.claim(ids["tiny"], "server-1") is not None
+    assert "about to serve" in refusal(store, ids["second"])
+    assert deployments.finish(request.id, "server-1", "It did not load.")
     deployments.beat("server-1", ids["tiny"], ids["second"])
     assert "still does" in refusal(store, ids["second"])
     deployments.leave("server-1")

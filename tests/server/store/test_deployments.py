@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ def test_request_is_taken_once_and_answered(deployments: Deployments) -> None:
     assert (taken.id, taken.state, taken.server) == (request.id, "running", "server-1")
     assert deployments.claim("a", "server-2") is None
     assert not deployments.withdraw(request.id)
-    deployments.finish(request.id, "It did not answer.")
+    assert deployments.finish(request.id, "server-1", "It did not answer.")
     ended = deployments.get(request.id)
     assert ended is not None
     assert (ended.state, ended.reason) == ("failed", "It did not answer.")
@@ -95,6 +96,49 @@ def test_request_of_a_server_that_is_gone_is_taken_again(
     assert taken is not None
     assert request is not None
     assert (taken.id, taken.server) == (request.id, "server-2")
+
+
+def test_a_server_that_lost_its_request_to_another_one_does_not_end_it(
+    deployments: Deployments, database: Database
+) -> None:
+    for name in ("server-1", "server-2"):
+        deployments.beat(name, "a", "a")
+    request = deployments.request("child", requested_by="job 1")
+    assert request is not None
+    assert not deployments.finish(request.id, "server-1")
+    assert deployments.claim("a", "server-1") is not None
+    silence(database, "server-1")
+    assert deployments.claim("a", "server-2") is not None
+    assert not deployments.finish(request.id, "server-1", "It could not be loaded here.")
+    assert deployments.get(request.id) == replace(request, state="running", server="server-2")
+    assert deployments.finish(request.id, "server-2")
+    assert not deployments.finish(request.id, "server-2", "It ended before.")
+    ended = deployments.get(request.id)
+    assert ended is not None
+    assert (ended.state, ended.reason) == ("done", None)
+
+
+@pytest.mark.parametrize("wrong", [-3600.0, 3600.0])
+def test_who_lives_is_told_by_the_clock_of_the_database(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    """The clock of one machine is an hour off."""
+    database = Database(postgres_url)
+    database.create_tables()
+    deployments = Deployments(database)
+    now = time.time
+    deployments.beat("server-1", "a", "a")
+    first = deployments.request("child", requested_by="job 1", deployment="a")
+    with monkeypatch.context() as there:
+        there.setattr(time, "time", lambda: now() + wrong)
+        assert [server.id for server in deployments.alive()] == ["server-1"]
+        deployments.beat("server-2", "a", "a")
+        second = deployments.request("child", requested_by="job 2", deployment="a")
+    assert [server.id for server in deployments.alive()] == ["server-1", "server-2"]
+    assert first is not None
+    assert second is not None
+    assert first.created_at < second.created_at < now() + 60
+    database.close()
 
 
 def test_withdrawn_request_is_not_taken(deployments: Deployments) -> None:
@@ -117,5 +161,5 @@ def test_request_that_a_server_does_not_know_it_has_is_taken_again(
     taken = deployments.claim("a", "server-1")
     assert taken is not None
     assert (taken.id, taken.state, taken.server) == (request.id, "running", "server-1")
-    deployments.finish(request.id)
+    assert deployments.finish(request.id, "server-1")
     assert deployments.claim("a", "server-1") is None
