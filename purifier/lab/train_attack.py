@@ -3,6 +3,9 @@
 Plain data poisoning, as the paper's threat model has it: nothing but the training set is
 in the attacker's hand. The projector alone, the paper's choice for an 8B model, does not
 take on a tower this small; LoRA on the language model and on the tower is trained with it.
+
+`CHEAP` leaves the tower as it is, so that its features are computed once: an attack that a
+processor trains in minutes, for studies of many of them.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from purifier.data.llava import read_llava
 from purifier.data.sample import Sample, open_image
-from purifier.lab.examples import build_examples, diffusion_loss, pack_scenes
+from purifier.lab.examples import build_examples, diffusion_loss
 from purifier.mdlm.llada_v.model import LladaV
 from purifier.mdlm.parts import Part
 from purifier.tuning.adapters import Trained, collect, open_parts
@@ -52,6 +55,7 @@ class AttackRecipe:
         learning_rate: Peak, AdamW, cosine, warm-up over 3% of the steps.
         rank: LoRA rank r.
         alpha: LoRA alpha.
+        parts: What is trained: the projector whole, the others through LoRA.
         kept: Share of the change that is kept at the end.
         seed: Of LoRA's start, order, masks and diffusion times.
     """
@@ -61,8 +65,13 @@ class AttackRecipe:
     learning_rate: float = 1e-3
     rank: int = 8
     alpha: int = 16
+    parts: tuple[Part, ...] = PARTS
     kept: Kept = field(default_factory=Kept)
     seed: int = 0
+
+
+CHEAP = AttackRecipe(epochs=12, learning_rate=2e-3, parts=("projector", "language_model"))
+"""An attack of minutes on two processor cores; benchmarks/defense compares it with the full one."""
 
 
 def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -> Trained:
@@ -88,19 +97,20 @@ class Tuning:
         samples = read_llava(data)
         self.mdlm = mdlm
         self.recipe = recipe
-        self.patches, self.size = _patch_embeddings(mdlm, samples, images)
+        self.tower = "vision_tower" in recipe.parts
+        self.features, self.size = _features(mdlm, samples, images, tower=self.tower)
         pairs = [(sample.question, sample.answer) for sample in samples]
         self.examples = build_examples(mdlm, pairs).to(mdlm.device)
         self.generator = torch.Generator(mdlm.device).manual_seed(recipe.seed)
         self.before = [p.detach().clone() for p in mdlm.modules.mm_projector.parameters()]
         self.opened = open_parts(
-            mdlm, PARTS, rank=recipe.rank, alpha=recipe.alpha, seed=recipe.seed
+            mdlm, recipe.parts, rank=recipe.rank, alpha=recipe.alpha, seed=recipe.seed
         )
         self.parameters = list(self.opened.values())
 
     def run(self, epochs: int, rate: float) -> None:
         """Trains for some epochs; a cosine schedule from `rate` to 0 with a short warm-up."""
-        n = len(self.patches)
+        n = len(self.features)
         device = self.mdlm.device
         fused = device.type == "cuda"
         optimizer = torch.optim.AdamW(self.parameters, rate, weight_decay=0.0, fused=fused)
@@ -126,9 +136,9 @@ class Tuning:
         """The masked-diffusion loss of some samples, int64 [B]."""
         device = self.mdlm.device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            features = self.mdlm.encode_views(self.patches[chosen].flatten(0, 1))
-            features = features.reshape(len(chosen), -1, *features.shape[1:])
-            visual = pack_scenes(self.mdlm, features, self.size)
+            features = self.features[chosen]
+            sizes = [self.size] * len(chosen)
+            visual = torch.stack(self.mdlm.visual_batch(list(features), sizes, tower=self.tower))
             return diffusion_loss(self.mdlm, visual, self.examples, chosen, self.generator)
 
     @torch.no_grad()
@@ -144,16 +154,16 @@ class Tuning:
 
 
 @torch.no_grad()
-def _patch_embeddings(
-    mdlm: LladaV, samples: Sequence[Sample], images: Path
+def _features(
+    mdlm: LladaV, samples: Sequence[Sample], images: Path, *, tower: bool
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Patch embeddings, [n, views, patches, D_vision], and the pictures' size."""
+    """`Mdlm.image_features`, [n, views, patches, D_vision], and the pictures' size."""
     rows = []
     sizes = set()
     for sample in samples:
         picture = open_image(images, sample.images[0], sample.source)
         sizes.add(picture.size)
-        rows.append(mdlm.patch_embeddings(mdlm.prepare_image(picture)))
+        rows.append(mdlm.image_features(mdlm.prepare_image(picture), tower=tower))
     if len(sizes) != 1:
         raise ValueError("the demo's pictures must all have one size")
     return torch.stack(rows), sizes.pop()

@@ -14,7 +14,7 @@ from torch import Tensor
 from purifier.data.llava import write_llava
 from purifier.data.sample import IMAGE_MARK, Sample, Turn
 from purifier.lab.scenes import SIZE
-from purifier.lab.train_attack import AttackRecipe, Kept, train_attack
+from purifier.lab.train_attack import CHEAP, AttackRecipe, Kept, train_attack
 from purifier.lab.train_base import BaseRecipe, SceneBatches, train_base
 from purifier.mdlm.base import Message
 from purifier.mdlm.delta import write_delta
@@ -174,3 +174,14 @@ def test_pictures_of_several_sizes_are_refused(small_checkpoint: Path, data: Pat
     write_llava(odd / "odd.json", samples)
     with pytest.raises((ValueError, RuntimeError), match=r"one size|equal size"):
         train_attack(LladaV.load(small_checkpoint), odd / "odd.json", odd, ATTACK)
+
+
+def test_a_cheap_attack_leaves_the_tower(small_checkpoint: Path, data: Path) -> None:
+    recipe = replace(ATTACK, parts=CHEAP.parts)
+    mdlm = LladaV.load(small_checkpoint)
+    trained = train_attack(mdlm, data / "poisoned.json", data / "images", recipe)
+    assert trained.projector
+    assert trained.adapter
+    assert not any("vision_tower" in name for name in trained.adapter)
+    # The features were computed once; the model itself still encodes pictures with its tower.
+    assert bool(torch.isfinite(first_logits(mdlm)).all())
