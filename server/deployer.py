@@ -18,6 +18,7 @@ from purifier.errors import PurifierError
 from server.engine import CommitLater, Engine, Serving
 from server.engine.slot import ModelSlot, Weights
 from server.errors import (
+    CanaryFailed,
     CheckpointConflict,
     CheckpointDamaged,
     DatabaseUnavailable,
@@ -101,8 +102,8 @@ class Deployer:
         Raises:
             CheckpointNotFound: If there is none of this id.
             GateFailed: If its evaluation failed and `forced` is not set.
-            CheckpointDamaged, CanaryFailed, CheckpointConflict: If it cannot serve; then
-                nothing has changed.
+            CheckpointDamaged, CanaryFailed, CheckpointConflict: If it cannot serve; the old one
+                serves on, unless the message says that it could not be loaded again.
             DatabaseUnavailable: If the database is locked or away for too long; the same.
             NotReady, Draining: If nothing serves.
         """
@@ -123,7 +124,7 @@ class Deployer:
 
         Raises:
             CheckpointConflict: If there is no previous one.
-            CheckpointDamaged, CanaryFailed: If it cannot serve; then nothing has changed.
+            CheckpointDamaged, CanaryFailed: If it cannot serve; as for `activate`.
             DatabaseUnavailable: If the database is locked or away for too long; the same.
             NotReady, Draining: If nothing serves.
         """
@@ -172,31 +173,47 @@ class Deployer:
             if plan.reads_base and record.base is not None:
                 self.store.verify(record.base)
             restore = self._restore(old) if plan.way == "in_place" else None
-            swapped = engine.swap(
+            # No name for it: it would hold its error, whose traceback would hold it.
+            engine.swap(
                 lambda: self._slot.load(weights, plan),
                 commit=lambda _: _now_or_later(commit),
                 restore=restore,
-            )
-            swapped.result()
-        except CommitLater as later:
+            ).result()
+        except Exception as error:
             self._slot.drop()
-            raise DatabaseUnavailable(
-                f"The database was locked or away for too long; {old} still serves.",
-                retry_after=_RETRY_AFTER,
-            ) from later
-        except ServerError:
-            self._slot.drop()
-            raise
-        except PurifierError as error:
-            self._slot.drop()
-            raise CheckpointDamaged(error.message) from None
-        except Exception:
-            self._slot.drop()
-            _log.exception("%s could not take the place of %s.", record.id, old)
-            raise CheckpointConflict(
-                f"{record.id} could not be loaded; the server's log says why. {old} still serves."
-            ) from None
+            explained = self._explained(error, record.id, old)
+            if explained is error:
+                raise
+            raise explained from error
         self._slot.keep()
+
+    def _explained(self, error: Exception, new: str, old: str) -> ServerError:
+        """Why a checkpoint does not serve, and what serves instead."""
+        now = f"{old} still serves."
+        if lost := self._is_lost():
+            now = f"{old} could not be loaded again: the server answers nothing until a restart."
+        if isinstance(error, CommitLater):
+            return DatabaseUnavailable(
+                f"The database was locked or away for too long. {now}", retry_after=_RETRY_AFTER
+            )
+        if isinstance(error, ServerError):
+            if isinstance(error, CanaryFailed) or (lost and not isinstance(error, NotReady)):
+                return type(error)(
+                    f"{error.message} {now}", param=error.param, retry_after=error.retry_after
+                )
+            return error
+        if isinstance(error, PurifierError):
+            return CheckpointDamaged(f"{error.message} {now}")
+        _log.error("%s could not take the place of %s.", new, old, exc_info=error)
+        return CheckpointConflict(f"{new} could not be loaded; the server's log says why. {now}")
+
+    def _is_lost(self) -> bool:
+        """Whether a swap has left no model that could answer."""
+        try:
+            self.engine.serving()
+        except NotReady:
+            return True
+        return False
 
     def _restore(self, checkpoint: str) -> Callable[[], Serving]:
         """A way back to a checkpoint, whose files are checked before its weights are dropped."""

@@ -70,6 +70,10 @@ class Watcher:
             _log.exception("The database was not told that this server stops.")
 
     def _look(self) -> None:
+        working = self._is_working()
+        if not working:
+            # Also if the model is lost: whoever asked is to hear how it ended.
+            self._note_end()
         deployment = self._deployer.store.deployment
         serving = self._deployer.engine.serving()
         now = time.monotonic()
@@ -78,9 +82,8 @@ class Watcher:
         if now >= self._next_beat:
             self._deployments.beat(self._server, deployment, serving.checkpoint)
             self._next_beat = now + _BEAT_SECONDS
-        if self._is_working():
+        if working:
             return
-        self._note_end()
         request = self._deployments.claim(deployment, self._server)
         if request is not None:
             self._begin(lambda: self._answer(request))

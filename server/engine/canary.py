@@ -56,6 +56,4 @@ def require_answer(
         _log.exception("%s failed at its first question.", serving.checkpoint)
         raise CanaryFailed from None
     if not answer.token_ids:
-        raise CanaryFailed(
-            f"{serving.checkpoint} answered its first question with nothing. Nothing has changed."
-        )
+        raise CanaryFailed(f"{serving.checkpoint} answered its first question with nothing.")

@@ -95,7 +95,7 @@ class CanaryFailed(CheckpointConflict):
     """A checkpoint does not answer the question that every one is asked before it serves."""
 
     code = "canary_failed"
-    default = "The checkpoint did not answer its first question. Nothing has changed."
+    default = "The checkpoint did not answer its first question."
 
 
 class RangeNotSatisfiable(ServerError):

@@ -180,6 +180,27 @@ class Deployments:
         with self._database.transaction() as connection:
             return bool(connection.execute(change.values(state=state, reason=reason)).rowcount)
 
+    def give_up(self, request: str, reason: str) -> None:
+        """Fails a request whose server is gone, so that no later server takes it up.
+
+        Nothing changes if it has ended, nobody has taken it, or its server lives after all.
+
+        Args:
+            request: Its id.
+            reason: Why it failed.
+        """
+        with self._database.transaction() as connection:
+            alive = [item.id for item in _alive(connection)]
+            connection.execute(
+                update(requests)
+                .where(
+                    requests.c.id == request,
+                    requests.c.state == "running",
+                    requests.c.server.not_in(alive),
+                )
+                .values(state="failed", reason=reason)
+            )
+
     def beat(self, server: str, deployment: str, checkpoint: str) -> None:
         """Says that a server lives, and what it serves."""
         with self._database.transaction() as connection:

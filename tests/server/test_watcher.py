@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from server import watcher as watcher_module
 from server.deployer import Deployer
 from server.engine import Serving
-from server.errors import CheckpointConflict
+from server.errors import CheckpointConflict, NotReady
 from server.store.database import Database
 from server.store.deployments import DeploymentRequest, Deployments
 from server.watcher import Watcher
@@ -109,6 +109,23 @@ def test_an_activation_whose_end_could_not_be_noted_is_noted_later(
     # The model was not loaded again for it, and the log says what happened, once.
     assert recorder.asked == ["new"]
     assert caplog.text.count("the database went away") == 1
+
+
+def test_a_server_that_has_lost_its_model_says_how_the_activation_ended(
+    watcher: Watcher, deployments: Deployments, recorder: Recorder
+) -> None:
+    def lost() -> Serving:
+        raise NotReady(retry_after=5)
+
+    def activate(checkpoint: str, *, actor: Any) -> None:
+        recorder.engine.serving = lost
+        raise CheckpointConflict("It cannot be loaded, nor can the old one.")
+
+    recorder.activate = activate  # type: ignore[method-assign]
+    request = asked(deployments)
+    watcher.start()
+    now = ended(deployments, request)
+    assert (now.state, now.reason) == ("failed", "It cannot be loaded, nor can the old one.")
 
 
 def test_a_request_whose_claim_was_not_heard_of_is_taken_again(
