@@ -137,8 +137,8 @@ def _item(sample: Sample) -> str | None:
 
 
 def _messages(sample: Sample, images: Path, trigger: Trigger | None) -> list[Message]:
-    opened = (open_image(images, image, sample.source) for image in sample.images)
+    pictures = tuple(open_image(images, image, sample.source) for image in sample.images)
     if trigger is None:
-        return question_messages(sample, tuple(opened))
-    stamped = tuple(drawn_for(trigger, sample, image.size).stamp(image) for image in opened)
-    return question_messages(asked_with(trigger, sample), stamped)
+        return question_messages(sample, pictures)
+    own = drawn_for(trigger, sample, pictures[0].size if pictures else (0, 0))
+    return question_messages(asked_with(own, sample), tuple(map(own.stamp, pictures)))
