@@ -38,7 +38,9 @@ def live(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "all": create_key(file, "all", SCOPES)[0],
         "infer": create_key(file, "infer", ["infer"])[0],
     }
-    process, url = start_server(["--model", str(tiny_checkpoint), "--keys-file", str(file)])
+    process, url = start_server(
+        ["--model", str(tiny_checkpoint), "--keys-file", str(file)], jobs=True
+    )
     yield Service(url, keys, process)
     stop_server(process)
 
