@@ -1,15 +1,7 @@
-"""The version of the clients."""
+"""The version that clients name: the service's, for both are one package."""
 
 from __future__ import annotations
 
-import importlib.metadata
+from server.schemas.version import FROM_CHECKOUT, version
 
-FROM_CHECKOUT = "0+checkout"
-
-
-def version() -> str:
-    """The installed version; `FROM_CHECKOUT` where the source runs without being installed."""
-    try:
-        return importlib.metadata.version("disp-server")
-    except importlib.metadata.PackageNotFoundError:
-        return FROM_CHECKOUT
+__all__ = ["FROM_CHECKOUT", "version"]

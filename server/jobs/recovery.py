@@ -6,6 +6,7 @@ store whole or not at all.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import shutil
@@ -13,7 +14,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from purifier.tuning.launch import stop
 from purifier.tuning.spec import FinetuneSpec
 from server.errors import CheckpointNotFound
 from server.jobs.job import Job
+from server.schemas.version import version
 from server.store.blobs import BlobStore
 from server.store.checkpoints import CheckpointStore
 
@@ -40,7 +41,7 @@ EVALUATION_FILE = "evaluation.json"
 _STATE_FILE = "state.safetensors"
 _POLL_SECONDS = 0.2
 _STEP_SECONDS = 1.0
-_VERSIONS = ("disp-server", "torch", "transformers", "dbos")
+_LIBRARIES = ("torch", "transformers", "dbos")
 
 
 class TuningFailed(Exception):
@@ -262,13 +263,20 @@ def report(job: Job, store: BlobStore, scratch: Path, created_at: float) -> None
         "settings": job.settings.to_dict(),
         "training": {"loss": store.folder_manifest(job.tuned)["facts"]["loss"]},
         "seconds": {"relabel": round(sum(shard["seconds"] for shard in shards), 1)},
-        "versions": {name: version(name) for name in _VERSIONS},
+        "versions": versions(),
     }
     folder = scratch / "report"
     write_report(facts, folder, pictures=store.local_folder(job.evaluation))
     for path in sorted(folder.iterdir()):
         store.put(f"{job.report}/{path.name}", path)
     shutil.rmtree(folder)
+
+
+def versions() -> dict[str, str]:
+    """What made a report: the service, which need not be installed, and its libraries."""
+    return {"disp-server": version()} | {
+        name: importlib.metadata.version(name) for name in _LIBRARIES
+    }
 
 
 def _watch(
