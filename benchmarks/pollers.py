@@ -32,6 +32,9 @@ from server.store.events import EventLog
 from server.store.jobs import JobStore
 
 _PAUSE = 0.5
+_PATIENCE = 300.0
+"""Seconds in which the writer must say something; it starts and ends in far fewer."""
+
 _SPEC = {"model": "tiny", "training_file": "file-1", "finetune": {}, "purify": {}, "evaluation": {}}
 
 
@@ -64,12 +67,12 @@ def measure(file: Path, args: argparse.Namespace) -> dict[str, Any]:
     job = JobStore(database).create(_SPEC, {}, key_id=None)
     context = multiprocessing.get_context("spawn")
     told, stop = context.Queue(), context.Event()
-    writer = context.Process(target=_write, args=(url, job.id, told, stop))
+    writer = context.Process(target=_write, args=(url, job.id, told, stop), daemon=True)
     writer.start()
-    told.get()
+    told.get(timeout=_PATIENCE)
     reads = _poll(database, job.id, args.pollers, args.seconds)
     stop.set()
-    writes = told.get()
+    writes = told.get(timeout=_PATIENCE)
     writer.join()
     with closing(sqlite3.connect(file, timeout=60, check_same_thread=False)) as holder:
         holder.execute("BEGIN IMMEDIATE")
@@ -94,7 +97,7 @@ def _write(url: str, job: str, told: Any, stop: Any) -> None:
     attempts.start(attempt, "relabel-00000", "relabel", "running")
     told.put("begun")
     writes: list[float] = []
-    while not stop.is_set():
+    while not writes or not stop.is_set():
         began = time.perf_counter()
         if len(writes) % 2:
             attempts.shard_progress(attempt, 0, len(writes))
@@ -105,18 +108,21 @@ def _write(url: str, job: str, told: Any, stop: Any) -> None:
 
 
 def _poll(database: Database, job: str, pollers: int, seconds: float) -> list[float]:
+    """Seconds of every read; each reader makes at least one, however slow the machine is."""
     jobs, events = JobStore(database), EventLog(database)
     reads: list[float] = []
     end = time.perf_counter() + seconds
 
     def poll(number: int) -> None:
         time.sleep(_PAUSE * number / pollers)
-        while time.perf_counter() < end:
+        while True:
             began = time.perf_counter()
             jobs.get(job)
             events.read_back(job, limit=20)
             reads.append(time.perf_counter() - began)
             time.sleep(_PAUSE)
+            if time.perf_counter() >= end:
+                return
 
     threads = [threading.Thread(target=poll, args=(number,)) for number in range(pollers)]
     for thread in threads:
