@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import pytest
 START_SECONDS = 300
 _PLACES = ("/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt")
 _ACCOUNTS = ("postgres", "nobody")
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Cluster:
         """Stops the server: SIGINT cuts every connection, SIGQUIT leaves as a crash does."""
         self.process.send_signal(number)
         try:
-            self.process.wait(30)
+            self.process.wait(START_SECONDS)
         finally:
             self.process.kill()
             self.process.wait()
@@ -175,6 +177,18 @@ def _account() -> pwd.struct_passwd:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port that the system gives to nobody by itself.
+
+    A test may stop the server for a while; a port of the system's own range would then soon
+    belong to some other process' connection.
+    """
+    low = 32_768
+    if _EPHEMERAL.is_file():
+        low = int(_EPHEMERAL.read_text().split()[0])
+    ports = list(range(10_000, low)) or [0]
+    random.SystemRandom().shuffle(ports)
+    for port in ports:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise AssertionError("No port is free.")
