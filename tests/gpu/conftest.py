@@ -44,11 +44,13 @@ def cuda(device: str) -> str:
 
 @pytest.fixture(autouse=True)
 def full_precision() -> Iterator[None]:
-    """float32 products in full, as on the CPU."""
-    before = torch.get_float32_matmul_precision()
+    """float32 products and convolutions in full, as on the CPU."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
 
 
 @pytest.fixture

@@ -19,11 +19,17 @@ from purifier.mdlm.llada_v import LladaV
 from purifier.purification.config import PRESETS
 from purifier.purification.purifier import Purifier
 from server.engine import Job, Serving
+from server.engine.pace import Room
+from server.errors import GenerationFailed
 from server.jobs.memory import need_of
 from tests.gpu.conftest import OnDevice
 from tests.support.engine import SECONDS, starting, submit
 
 pytestmark = pytest.mark.gpu
+
+AGAIN = "is made again one by one"
+_SEGMENT = 2 * 2**20
+"""The allocator's smallest step."""
 
 
 def test_weights_take_what_was_estimated(checkpoint: Path, cuda: str) -> None:
@@ -66,39 +72,79 @@ def capped(device: str, extra: int) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
+def reserved_by(device: str, work: Callable[[], object]) -> int:
+    """Bytes that the allocator takes for some work beside what it holds."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return torch.cuda.max_memory_reserved(device) - before
+
+
+def take_all(device: str) -> list[torch.Tensor]:
+    """Takes every piece of memory that the allocator has left, down to its smallest."""
+    taken = []
+    size = 2**26
+    while size >= 512:
+        try:
+            taken.append(torch.empty(size, dtype=torch.uint8, device=device))
+        except torch.OutOfMemoryError:
+            size //= 2
+    return taken
+
+
 def test_a_batch_that_is_too_large_is_answered_one_by_one(
-    demo: LladaV, questions: list[Inputs], on_device: OnDevice, cuda: str
+    demo: LladaV,
+    questions: list[Inputs],
+    on_device: OnDevice,
+    cuda: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The allocator has room for one request's pass over its sequence, not for that of all."""
-    mdlm = on_device(demo)
-    serving = Serving(mdlm, "demo@sha256:000000000000", 0)
+    serving = Serving(on_device(demo), "demo@sha256:000000000000", 0)
     jobs = [Job(inputs, EXACT, None, str(number)) for number, inputs in enumerate(questions[:16])]
     with starting(serving, queue_size=len(jobs), deadline=SECONDS) as start:
-        engine = start()
-        expected = [submit(engine, job).future.result(SECONDS).token_ids for job in jobs]
-        torch.cuda.reset_peak_memory_stats(cuda)
-        before = torch.cuda.memory_allocated(cuda)
-        submit(engine, jobs[0]).future.result(SECONDS)
-        alone = torch.cuda.max_memory_allocated(cuda) - before
-        with capped(cuda, 2 * alone + 64 * 2**20):
+        engine = start(room=Room(requests=len(jobs), positions=10**9))
+
+        def together() -> list[list[int]]:
             tickets = [submit(engine, job) for job in jobs]
-            found = [ticket.future.result(SECONDS).token_ids for ticket in tickets]
+            return [ticket.future.result(SECONDS).token_ids for ticket in tickets]
+
+        expected = [submit(engine, job).future.result(SECONDS).token_ids for job in jobs]
+        assert together() == expected
+        alone = reserved_by(cuda, lambda: submit(engine, jobs[0]).future.result(SECONDS))
+        all_of_them = reserved_by(cuda, together)
+        assert alone < all_of_them
+        # From loose to tight, as nobody knows which requests meet in the engine's first passes.
+        for extra in range(all_of_them - _SEGMENT, alone - 1, -_SEGMENT):
+            with capped(cuda, extra):
+                assert together() == expected
+            if AGAIN in caplog.text:
+                break
+        assert AGAIN in caplog.text
+        assert "OutOfMemoryError" in caplog.text
         assert engine.state == "ready"
-    assert found == expected
 
 
 def test_a_request_that_is_too_large_fails_alone(
-    demo: LladaV, questions: list[Inputs], on_device: OnDevice, cuda: str
+    demo: LladaV,
+    questions: list[Inputs],
+    on_device: OnDevice,
+    cuda: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    mdlm = on_device(demo)
-    serving = Serving(mdlm, "demo@sha256:000000000000", 0)
+    serving = Serving(on_device(demo), "demo@sha256:000000000000", 0)
     with starting(serving, queue_size=4, deadline=SECONDS) as start:
         engine = start()
         job = Job(questions[0], FAST, None, "-")
         expected = submit(engine, job).future.result(SECONDS).token_ids
         with capped(cuda, 0):
+            taken = take_all(cuda)
             failure = submit(engine, Job(questions[1], FAST, None, "-")).future.exception(SECONDS)
-        assert failure is not None
+            del taken
+        assert isinstance(failure, GenerationFailed)
+        assert "OutOfMemoryError" in caplog.text
         again = submit(engine, job).future.result(SECONDS).token_ids
         assert engine.state == "ready"
     assert again == expected
