@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.run import Run
+from benchmarks.speed_timing import machine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record=Record(options.record),
         limit=options.limit,
     )
+    run.record.note(run.part, machine=machine(run.device))
     importlib.import_module(PARTS[options.name].module).measure(run)
     return 0
 

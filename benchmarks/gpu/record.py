@@ -27,20 +27,16 @@ class Record:
         found: dict[str, Any] = json.loads(self.file.read_text())
         return found
 
-    def set_facts(self, **facts: Any) -> None:
-        """Notes what holds for the whole run."""
-        self._write(self.read() | facts)
-
-    def begin(self, part: str) -> None:
-        """Forgets what an earlier run has measured in a part."""
+    def begin(self, part: str, **facts: Any) -> None:
+        """Forgets what an earlier run has measured in a part; notes what holds for this run."""
         content = self.read()
-        content["parts"][part] = {"figures": {}}
+        content["parts"][part] = {**facts, "figures": {}}
         self._write(content)
 
-    def end(self, part: str, **outcome: Any) -> None:
-        """Notes how a part ended."""
+    def note(self, part: str, **facts: Any) -> None:
+        """Notes something about a part besides its figures: where it ran, how it ended."""
         content = self.read()
-        content["parts"].setdefault(part, {"figures": {}}).update(outcome)
+        content["parts"].setdefault(part, {"figures": {}}).update(facts)
         self._write(content)
 
     def put(self, part: str, name: str, figure: Any) -> None:

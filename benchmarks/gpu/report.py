@@ -15,7 +15,6 @@ from benchmarks.gpu.goals import GOALS
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.record import Record
 from benchmarks.profile import profile_table
-from benchmarks.speed_timing import machine
 from purifier.evaluation.report import markdown_table
 
 NAME = "gpu"
@@ -27,12 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args(arguments)
-    record = Record(options.out / f"{NAME}.json")
-    result = record.read()
-    if "machine" not in result:
-        record.set_facts(machine=machine(result["device"]))
-        result = record.read()
-    page = markdown(result)
+    page = markdown(Record(options.out / f"{NAME}.json").read())
     (options.out / f"{NAME}.md").write_text(page)
     print(page)
     return 0
@@ -40,18 +34,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The page."""
-    facts = result["machine"]
     pieces = [
-        "# The real size on a GPU\n\n"
-        f"Shape `{result['shape']}` of LLaDA-V with random weights, {result['dtype']}, on "
-        f"{facts['device']} ({facts['processor']}, {facts['cores']} cores); Python "
-        f"{facts['python']}, torch {facts['torch']}, transformers {facts['transformers']}. "
-        f"`{result['command']}`\n",
+        "# The real size on a GPU\n\nLLaDA-V with random weights.\n\n" + places(result["parts"]),
         goal_table(result),
     ]
     for name, part in result["parts"].items():
         pieces.append(part_section(name, part))
     return "\n".join(pieces)
+
+
+def places(parts: Mapping[str, Any]) -> str:
+    """Where the parts have run: a line for each machine and command, for runs may be several."""
+    found: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        if facts := part.get("machine"):
+            where = (
+                f"Shape `{part['shape']}`, {part['dtype']}, on {facts['device']} "
+                f"({facts['processor']}, {facts['cores']} cores); Python {facts['python']}, torch "
+                f"{facts['torch']}, transformers {facts['transformers']}. `{part['command']}`"
+            )
+            found.setdefault(where, []).append(f"`{name}`")
+    return "".join(f"- {', '.join(names)}: {where}\n" for where, names in found.items())
 
 
 def goal_table(result: Mapping[str, Any]) -> str:

@@ -3,22 +3,23 @@
     python -m benchmarks.gpu.wheels              # fills .wheels for Python 3.12 on x86-64
 
 Filled where there is a network, in an environment with `disp-server[server]`. `installed` puts
-what is missing on a machine without one into a folder of its own. PyTorch and the packages around
-it are never carried: a GPU machine has them, built for its driver.
+what is missing or too old on a machine without one into a folder of its own. PyTorch and the
+packages around it are never carried: a GPU machine has them, built for its driver.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / ".wheels"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".wheels"
 EXPECTED = frozenset(
     {
         "accelerate",
@@ -36,7 +37,7 @@ EXPECTED = frozenset(
 )
 """On every machine that runs such models, with what they need themselves."""
 
-_MOST_BYTES = 40 * 1024**2
+_MOST_BYTES = 30 * 1024**2
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 _TOOLS = ("pytest", "hypothesis", "jsonschema")
 
@@ -64,61 +65,122 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def closure(name: str, *, extra: str = "") -> set[str]:
-    """Installed packages that one needs, directly or not; without those that are expected."""
+    """Installed packages that one needs, directly or not; without those that are expected.
+
+    Args:
+        name: The package.
+        extra: One of its extras. Those that requirements name are followed as well: without
+            `psycopg[binary]` there would be no driver inside `psycopg`.
+    """
     found: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     todo = [(name, extra)]
     while todo:
         package, wanted = todo.pop()
+        if (package, wanted) in seen:
+            continue
+        seen.add((package, wanted))
         for requirement in importlib.metadata.requires(package) or ():
             needed, _, marker = requirement.partition(";")
-            match = re.match(r"[A-Za-z0-9._-]+", needed)
+            match = re.match(r"([A-Za-z0-9._-]+)\s*(?:\[([^]]*)\])?", needed)
             if match is None or not _applies(marker, wanted):
                 continue
-            key = re.sub(r"[-_.]+", "-", match[0]).lower()
-            if key in found or key in EXPECTED or not _is_installed(key):
+            key = _canonical(match[1])
+            if key in EXPECTED or _version(key) is None:
                 continue
             found.add(key)
-            todo.append((key, ""))
+            extras = [each.strip() for each in (match[2] or "").split(",")]
+            todo += [(key, each) for each in ("", *filter(None, extras))]
     return found
 
 
 def closure_of_tools() -> set[str]:
     """What the tests need."""
-    tools = {name for name in _TOOLS if _is_installed(name)}
+    tools = {name for name in _TOOLS if _version(name) is not None}
     return tools.union(*(closure(name) for name in tools))
 
 
-def installed(site: Path, folder: Path = FOLDER) -> dict[str, str]:
-    """Installs the carried packages that are missing here.
+def installed(site: Path, folder: Path = FOLDER) -> list[str]:
+    """Installs the carried packages that are missing here, or there in a version that is refused.
 
     Args:
         site: Folder that they go to.
         folder: The wheels.
 
     Returns:
-        Environment variables with which Python finds them.
+        Folders in which Python has to look for packages first.
     """
-    missing = [wheel for wheel in sorted(folder.glob("*.whl")) if not _is_installed(_name(wheel))]
-    if not missing:
-        return {}
+    wanted = needed(folder)
+    if not wanted:
+        return []
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    command += ["--no-compile", "--target", str(site), *map(str, missing)]
+    command += ["--no-compile", "--target", str(site), *map(str, wanted)]
     subprocess.run(command, check=True)
-    path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(path)}
+    return [str(site)]
 
 
-def _name(wheel: Path) -> str:
-    """The package's name in a wheel's file name."""
-    return wheel.name.split("-", 1)[0].replace("_", "-").lower()
+def needed(folder: Path, project: Path = ROOT / "pyproject.toml") -> list[Path]:
+    """The wheels of a folder whose package is missing here, or here in a version that is refused.
+
+    What is installed must satisfy the project and all packages of the folder, each in the version
+    that will be used: a newer one may need a newer companion.
+
+    Args:
+        folder: The wheels.
+        project: Names the versions that the project takes.
+    """
+    carried = {_canonical(wheel.name.split("-", 1)[0]): wheel for wheel in folder.glob("*.whl")}
+    chosen = {name for name in carried if _version(name) is None}
+    before = None
+    while before != chosen:
+        before = set(chosen)
+        requirements = _project_requirements(project)
+        for name, wheel in carried.items():
+            requirements += _requirements(name, wheel if name in chosen else None)
+        chosen |= _refused(requirements, carried.keys() - chosen)
+    return sorted(carried[name] for name in chosen)
 
 
-def _is_installed(name: str) -> bool:
+def _refused(requirements: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Those of the installed packages whose version some requirement does not allow."""
+    # Imported here, as nothing is carried yet: every machine with transformers has it.
+    from packaging.requirements import Requirement  # noqa: PLC0415
+
+    found = set()
+    for text in requirements:
+        requirement = Requirement(text)
+        name = _canonical(requirement.name)
+        if name not in names or (requirement.marker and not requirement.marker.evaluate()):
+            continue
+        if not requirement.specifier.contains(_version(name) or "0", prereleases=True):
+            found.add(name)
+    return found
+
+
+def _project_requirements(project: Path) -> list[str]:
+    """What the project needs with its server, and for its tests."""
+    facts = tomllib.loads(project.read_text())["project"]
+    extras = facts["optional-dependencies"]
+    return [*facts["dependencies"], *extras["server"], *extras["dev"]]
+
+
+def _requirements(name: str, wheel: Path | None) -> list[str]:
+    """What a wheel's package needs; without a wheel, what the installed one needs."""
+    if wheel is None:
+        return list(importlib.metadata.requires(name) or ())
+    [package] = importlib.metadata.distributions(path=[str(wheel)])
+    return list(package.requires or ())
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _version(name: str) -> str | None:
     try:
-        importlib.metadata.version(name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _applies(marker: str, extra: str) -> bool:
