@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -43,18 +44,29 @@ def _table(run: Run, mdlm: LladaV, inputs: Inputs, masking: MaskingConfig | None
         work()
         if cuda:
             torch.cuda.synchronize(run.device)
-    key = "self_device_time_total" if cuda else "self_cpu_time_total"
-    events = sorted(profiler.key_averages(), key=lambda one: getattr(one, key), reverse=True)
-    total = sum(getattr(one, key) for one in events) or 1.0
+    return {"seconds": seconds, **expensive(profiler.key_averages(), cuda=cuda)}
+
+
+def expensive(events: Iterable[Any], *, cuda: bool) -> dict[str, Any]:
+    """Seconds of all events on the device, and the most expensive ones by their own time there.
+
+    On a GPU only kernels and copies count: an operator's time on the device is that of the kernels
+    it has started, which are events of their own, and an annotation's that of what lies inside.
+    """
+    if cuda:
+        own = [
+            (event.self_device_time_total, event)
+            for event in events
+            if event.device_type.name == "CUDA" and not event.is_user_annotation
+        ]
+    else:
+        own = [(event.self_cpu_time_total, event) for event in events]
+    total = sum(spent for spent, _ in own) or 1.0
+    own.sort(key=lambda pair: pair[0], reverse=True)
     return {
-        "seconds": seconds,
         "device_seconds": total / 1e6,
         "operations": [
-            {
-                "name": one.key[:120],
-                "share": getattr(one, key) / total,
-                "calls": one.count,
-            }
-            for one in events[:_ROWS]
+            {"name": event.key[:120], "share": spent / total, "calls": event.count}
+            for spent, event in own[:_ROWS]
         ],
     }

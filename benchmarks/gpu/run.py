@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +25,8 @@ from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.registry import load_mdlm
 from purifier.mdlm.shards import INDEX
+
+_REASON_CHARACTERS = 300
 
 
 @dataclass
@@ -103,20 +108,37 @@ class Run:
         if self.left < seconds:
             self.put(name, {"missing": "no time was left"})
             return None
-        try:
+        figure = None
+        with self.noting(name):
             figure = make()
-        except torch.OutOfMemoryError:
-            self.put(name, {"missing": "out of memory"})
-            figure = None
-        else:
             self.put(name, figure)
+        gc.collect()  # an error's tensors may be in cycles
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
         return figure
 
+    @contextmanager
+    def noting(self, name: str) -> Iterator[None]:
+        """Notes in place of a figure why there is none, and goes on.
+
+        Args:
+            name: Of the figure.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.put(name, {"missing": _reason(error)})
+            self.tell(traceback.format_exc())
+
     def tell(self, text: str) -> None:
         """Prints progress."""
         print(f"[{self.part}, {self.left:.0f} s left] {text}", file=sys.stderr, flush=True)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    return f"{type(error).__name__}: {str(error)[:_REASON_CHARACTERS]}"
 
 
 def _short(figure: Any) -> str:

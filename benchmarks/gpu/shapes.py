@@ -86,7 +86,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             lengths=(32, 128),
             together=(1, 4, 8, 16, 32),
             rows=64,
-            load_seconds=30.0,
+            load_seconds=12.0,
         ),
         "middle": Shape(
             vision=middle.VISION,
@@ -124,7 +124,8 @@ def write_checkpoint(folder: Path, shape: Shape, *, device: str, seed: int = 0) 
     """Writes a checkpoint folder with random bfloat16 weights; returns their bytes.
 
     Args:
-        folder: Made if it is not there; the index is written last.
+        folder: Made if it is not there; the index is written last. Shards that an earlier call
+            has finished stay as they are, so it must have had the same shape, seed and device.
         shape: Its sizes.
         device: Where the weights are drawn; the draws differ between kinds of devices.
         seed: Of all weights.
@@ -142,12 +143,15 @@ def write_checkpoint(folder: Path, shape: Shape, *, device: str, seed: int = 0) 
     total = 0
     for number, names in enumerate(shards, 1):
         file = _NAME.format(number, len(shards))
-        tensors = {
-            name: _draw(name, shapes[name], device, seed).to("cpu", torch.bfloat16)
-            for name in names
-        }
-        total += sum(tensor.nbytes for tensor in tensors.values())
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        total += sum(_n_bytes(shapes[name]) for name in names)
+        if not (folder / file).is_file():
+            tensors = {
+                name: _draw(name, shapes[name], device, seed).to("cpu", torch.bfloat16)
+                for name in names
+            }
+            unfinished = folder / f"{file}.new"
+            save_file(tensors, unfinished, metadata={"format": "pt"})
+            unfinished.replace(folder / file)
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=1))
@@ -170,13 +174,17 @@ def _shards(shapes: Mapping[str, Sequence[int]]) -> Iterator[list[str]]:
     names: list[str] = []
     held = 0
     for name, size in shapes.items():
-        own = 2 * int(np.prod(size, dtype=np.int64))
+        own = _n_bytes(size)
         if names and held + own > _SHARD_BYTES:
             yield names
             names, held = [], 0
         names.append(name)
         held += own
     yield names
+
+
+def _n_bytes(size: Sequence[int]) -> int:
+    return torch.bfloat16.itemsize * int(np.prod(size, dtype=np.int64))
 
 
 def _draw(name: str, size: Sequence[int], device: str, seed: int) -> Tensor:

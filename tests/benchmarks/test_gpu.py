@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
-import os
-import subprocess
-import sys
-import zipfile
-from collections.abc import Callable
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
-from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import checks, goals, report, serving, wheels
+from benchmarks.gpu import (
+    goals,
+    kernels,
+    part,
+    purifying,
+    report,
+    serving,
+    together,
+)
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.shapes import SHAPES, checkpoint_files, write_checkpoint
 from benchmarks.load_arrivals import Shot
-from purifier import load_mdlm
+from purifier import GenerationConfig, load_mdlm
+from purifier.denoise import DenoisingState, denoising_step
+from purifier.mdlm.llada_v import LladaV
+from purifier.mdlm.shards import INDEX
 
 MakeRun = Callable[[str], Run]
 
@@ -59,6 +65,7 @@ def test_loading(make_run: MakeRun) -> None:
     figures = measured(make_run, "loading")
     assert figures["checkpoint"]["bytes"] > 10_000
     for name in ("from disk", "from memory"):
+        assert figures[f"plain read, {name}"]["seconds"] == figures[name]["read_seconds"]
         assert figures[name]["ratio"] > 0
         assert figures[name]["host_mib_peak"] >= figures[name]["host_mib_before"] > 0
 
@@ -80,6 +87,32 @@ def test_together(make_run: MakeRun) -> None:
     figures = measured(make_run, "together")
     assert figures["defended, 2 together"]["requests"] == 4
     assert figures["defended, 2 together"]["answers_per_second"] > 0
+    assert "engine's log" not in figures["defended, 2 together"]
+
+
+@pytest.mark.parametrize("largest", [1, 0], ids=["some", "all"])
+def test_together_without_memory(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, largest: int
+) -> None:
+    """Too little for two requests at a time; then for one."""
+
+    def step(mdlm: LladaV, states: Sequence[DenoisingState]) -> None:
+        if len(states) > largest:
+            raise torch.OutOfMemoryError("none left")
+        denoising_step(mdlm, states)
+
+    monkeypatch.setattr("server.engine.batch.denoising_step", step)
+    run = make_run("together")
+    mdlm = run.load()
+    make = partial(together.cell, run, mdlm, GenerationConfig(gen_length=4, stop=()), None, 2)
+    figure = run.measure("undefended, 2 together", 0, make)
+    if largest:
+        assert figure["answers_per_second"] > 0
+        assert "OutOfMemoryError" in figure["engine's log"]
+        assert "is made again one by one" in figure["engine's log"]
+    else:
+        kept = run.record.read()["parts"]["together"]["figures"]["undefended, 2 together"]
+        assert "OutOfMemoryError" in kept["missing"]
 
 
 @pytest.mark.slow
@@ -99,11 +132,21 @@ def test_serving(make_run: MakeRun) -> None:
 def test_purifying(make_run: MakeRun) -> None:
     figures = measured(make_run, "purifying")
     assert figures["rows, product"]["rows"] == figures["rows, product"]["of"] == 4
+    assert figures["rows, published loop"]["rows_per_second"] > 0
     plain = figures["step, LoRA"]
     assert plain["loss"] == pytest.approx(
         figures["step, LoRA, gradient checkpointing"]["loss"], rel=1e-4
     )
     assert plain["trained_parameters"] > figures["step, projector"]["trained_parameters"]
+
+
+def test_rows_have_a_time_of_their_own(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of it is for the optimizer steps."""
+    monkeypatch.setattr(purifying, "_TOGETHER", 1)
+    monkeypatch.setattr(purifying, "_BUDGET", 0.0)
+    figures = measured(make_run, "purifying")
+    assert figures["rows, product"]["rows"] == 1
+    assert figures["step, LoRA"]["seconds"] > 0
 
 
 @pytest.mark.slow
@@ -120,38 +163,32 @@ def test_kernels(make_run: MakeRun) -> None:
         assert 0 < sum(one["share"] for one in figure["operations"]) <= 1 + 1e-6
 
 
-@pytest.mark.slow
-def test_checks_on_this_device(tmp_path: Path) -> None:
-    """A quick part of them: that they run where they are told to, and that figures come through."""
-    file = tmp_path / "report.xml"
-    chosen = ["tests/gpu/test_answers.py", "tests/gpu/test_loading.py", "tests/gpu/test_memory.py"]
-    status = checks.run_tests(file, "cpu", chosen)
-    found = checks.read_report(file)
-    assert (status, found["failed"]) == (0, {})
-    assert found["passed"] > 5
-    assert found["skipped"] >= 4  # memory caps need a GPU's allocator
-    assert any("same answers in bfloat16" in name for name in found["figures"])
+def test_kernels_count_once() -> None:
+    """An operator's time on a GPU is that of its kernels, which are events as well."""
 
+    def event(key: str, kind: str, annotation: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(
+            key=key,
+            device_type=SimpleNamespace(name=kind),
+            is_user_annotation=annotation,
+            self_device_time_total=30.0,
+            self_cpu_time_total=10.0,
+            count=1,
+        )
 
-def test_a_report_of_failures(tmp_path: Path) -> None:
-    test = tmp_path / "test_it.py"
-    test.write_text(
-        "import pytest\n"
-        "@pytest.mark.gpu\n"
-        "def test_bad(record_property):\n"
-        "    record_property('share', '0.5')\n"
-        "    assert 'left' == 'right'\n"
-        "@pytest.mark.gpu\n"
-        "def test_good(): pass\n"
-        "def test_unmarked(): assert False\n"
-    )
-    file = tmp_path / "report.xml"
-    assert checks.run_tests(file, "cpu", [str(test)]) == 1
-    found = checks.read_report(file)
-    assert (found["tests"], found["passed"], found["failures"]) == (2, 1, 1)
-    assert "right" in next(iter(found["failed"].values()))
-    assert list(found["figures"].values()) == ["0.5"]
-    assert "missing" in checks.read_report(tmp_path / "absent.xml")
+    events = [
+        event("aten::mm", "CPU"),
+        event("gemm", "CUDA"),
+        event("copy", "CUDA"),
+        event("a region", "CUDA", annotation=True),
+    ]
+    found = kernels.expensive(events, cuda=True)
+    assert found["device_seconds"] == pytest.approx(60e-6)
+    assert [(one["name"], one["share"]) for one in found["operations"]] == [
+        ("gemm", 0.5),
+        ("copy", 0.5),
+    ]
+    assert kernels.expensive(events, cuda=False)["device_seconds"] == pytest.approx(40e-6)
 
 
 def test_checkpoints_of_a_seed_are_the_same_and_load(tmp_path: Path) -> None:
@@ -178,14 +215,29 @@ def test_large_checkpoints_are_written_in_shards(
     assert load_mdlm(tmp_path).vocab_size == SHAPES["tiny"].vocabulary
 
 
+def test_shards_that_are_whole_are_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.gpu.shapes._SHARD_BYTES", 50_000)
+    size = write_checkpoint(tmp_path, SHAPES["tiny"], device="cpu")
+    first, last = checkpoint_files(tmp_path)[0], checkpoint_files(tmp_path)[-1]
+    expected = last.read_bytes()
+    last.unlink()
+    (tmp_path / INDEX).unlink()
+    before = first.stat()
+    assert write_checkpoint(tmp_path, SHAPES["tiny"], device="cpu") == size
+    assert first.stat().st_mtime_ns == before.st_mtime_ns
+    assert last.read_bytes() == expected
+
+
 def test_figures_of_other_parts_stay(tmp_path: Path) -> None:
     record = Record(tmp_path / "gpu.json")
     record.put("one", "a", 1)
     record.put("two", "b", {"value": 2})
-    record.begin("one")
-    record.end("two", ended="well")
+    record.begin("one", shape="8b")
+    record.note("two", ended="well")
     assert record.read()["parts"] == {
-        "one": {"figures": {}},
+        "one": {"shape": "8b", "figures": {}},
         "two": {"figures": {"b": {"value": 2}}, "ended": "well"},
     }
 
@@ -196,76 +248,18 @@ def test_no_time_and_no_memory_are_told(make_run: MakeRun) -> None:
     def too_much() -> None:
         raise torch.OutOfMemoryError("out of memory")
 
+    def broken() -> None:
+        raise ValueError("not so")
+
     assert run.measure("large", 0, too_much) is None
+    assert run.measure("broken", 0, broken) is None
     run.limit = 1.0
     assert run.measure("late", 5.0, lambda: pytest.fail("begun without time")) is None
     assert run.record.read()["parts"]["speed"]["figures"] == {
         "large": {"missing": "out of memory"},
+        "broken": {"missing": "ValueError: not so"},
         "late": {"missing": "no time was left"},
     }
-
-
-ENDLESS = """
-import pathlib, subprocess, sys, threading
-from benchmarks.gpu.record import Record
-child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-Record(pathlib.Path(sys.argv[1])).put("endless", "child", {"pid": child.pid})
-threading.Event().wait()
-"""
-"""A part that writes a figure, starts a process of its own and then never ends."""
-
-
-def test_a_part_is_cut_off_at_its_limit_and_its_figures_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = Record(tmp_path / "gpu.json")
-    endless = [sys.executable, "-c", ENDLESS, str(record.file)]
-    monkeypatch.setattr(command, "part_command", lambda *_: endless)
-    options = argparse.Namespace()
-    limit = 2.0
-    figures: dict[str, Any] = {}
-    while not figures:  # a busy machine may need longer until the first figure
-        well = command.run_part("endless", limit, options, tmp_path, record, dict(os.environ))
-        assert not well
-        figures = record.read()["parts"]["endless"]["figures"]
-        limit *= 3
-    assert record.read()["parts"]["endless"]["ended"] == "cut off at its time limit"
-    assert not is_running(figures["child"]["pid"])
-
-
-@pytest.mark.parametrize(("status", "ended"), [(0, "well"), (3, "with status 3")])
-def test_how_a_part_ended_is_noted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, ended: str
-) -> None:
-    ends = [sys.executable, "-c", f"raise SystemExit({status})"]
-    monkeypatch.setattr(command, "part_command", lambda *_: ends)
-    record = Record(tmp_path / "gpu.json")
-    options = argparse.Namespace()
-    well = command.run_part("speed", 60.0, options, tmp_path, record, dict(os.environ))
-    assert well == (status == 0)
-    assert record.read()["parts"]["speed"]["ended"] == ended
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process goes on; one whose end its parent has not noticed does not count."""
-    try:
-        process = psutil.Process(pid)
-        process.wait(timeout=60)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.TimeoutExpired:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-def test_parts_for_which_no_time_is_left(tmp_path: Path) -> None:
-    arguments = ["--shape", "tiny", "--device", "cpu", "--limit", "1", "--out", str(tmp_path)]
-    assert command.main([*arguments, "--parts", "speed", "kernels"]) == 1
-    result = json.loads((tmp_path / "gpu.json").read_text())
-    assert {part["ended"] for part in result["parts"].values()} == {"not begun: no time was left"}
-    page = (tmp_path / "gpu.md").read_text()
-    assert "not begun: no time was left" in page
-    assert "not measured" in page
 
 
 def test_goals_are_judged_by_their_figures() -> None:
@@ -287,17 +281,16 @@ def test_goals_are_judged_by_their_figures() -> None:
     assert goals.Goal("x", lambda _: None, 3).met(2.9) is False
 
 
-def test_the_page_shows_goals_and_every_number() -> None:
+def test_the_page_shows_goals_every_number_and_where_it_was_measured() -> None:
     spread = {"value": 12.0, "low": 11.0, "high": 13.0, "n": 3}
+    card = {"device": "card", "processor": "p", "cores": 16, "python": "3", "torch": "2",
+            "transformers": "5"}  # fmt: skip
+    facts = {"shape": "8b", "device": "cuda:0", "dtype": "bfloat16", "command": "first"}
     result = {
-        "shape": "8b",
-        "device": "cuda:0",
-        "dtype": "bfloat16",
-        "command": "python -m benchmarks.gpu",
-        "machine": {"device": "card", "processor": "p", "cores": 16, "python": "3", "torch": "2",
-                    "transformers": "5"},
         "parts": {
             "speed": {
+                **facts,
+                "machine": card,
                 "figures": {
                     "undefended, 128 tokens": {"ratio": spread},
                     "published defence": {"missing": "out of memory"},
@@ -305,14 +298,31 @@ def test_the_page_shows_goals_and_every_number() -> None:
                 "ended": "well",
                 "seconds": 61.0,
                 "limit": 110.0,
-            }
-        },
-    }  # fmt: skip
+            },
+            "kernels": {**facts, "machine": card | {"device": "other card"}, "figures": {}},
+            "serving": {"figures": {}, "ended": "not begun: no time was left"},
+        }
+    }
     page = report.markdown(result)
     assert "| published path over product, seconds, 128 tokens, batch 1 | 12 | ≥ 10 | yes |" in page
     assert "12 (11 to 13)" in page
     assert "out of memory" in page
     assert "after 61 of 110 s" in page
+    assert "- `speed`: Shape `8b`, bfloat16, on card (p, 16 cores)" in page
+    assert "- `kernels`: Shape `8b`, bfloat16, on other card (p, 16 cores)" in page
+
+
+def test_the_machine_of_every_part_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gpu.json"
+    monkeypatch.setattr(kernels, "measure", lambda run: run.put("x", {"value": 1}))
+    words = ["kernels", "--shape", "tiny", "--device", "cpu", "--dtype", "float32"]
+    words += ["--work", str(tmp_path), "--record", str(file), "--limit", "60"]
+    assert part.main(words) == 0
+    [found] = Record(file).read()["parts"].values()
+    assert found["machine"]["device"] == "cpu"
+    assert found["figures"] == {"x": {"value": 1}}
 
 
 def test_the_longest_gap_counts_waiting_alone() -> None:
@@ -322,41 +332,3 @@ def test_the_longest_gap_counts_waiting_alone() -> None:
     shots = [shot(0.0, 1.0), shot(0.5, 2.0), shot(8.0, 9.0), shot(8.5, 12.0)]
     assert serving.longest_gap(shots) == 3.0
     assert serving.longest_gap(shots[:1]) is None
-
-
-def test_wheels_that_are_missing_are_installed(tmp_path: Path) -> None:
-    folder, site = tmp_path / "wheels", tmp_path / "site"
-    folder.mkdir()
-    for name in ("disp_absent_package", "httpx"):
-        with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-            meta = f"{name}-1.0.dist-info"
-            wheel.writestr(f"{name}.py", "here = True\n")
-            wheel.writestr(f"{meta}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0")
-            wheel.writestr(f"{meta}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-            wheel.writestr(f"{meta}/RECORD", "")
-    environment = wheels.installed(site, folder)
-    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(site)
-    assert (site / "disp_absent_package.py").is_file()
-    assert not (site / "httpx.py").exists()  # it is installed already
-    assert wheels.installed(site, tmp_path / "nothing") == {}
-
-
-def test_wheels_cover_the_server_and_leave_out_pytorch() -> None:
-    names = wheels.closure("disp-server", extra="server")
-    assert {"fastapi", "starlette", "uvicorn", "dbos", "sqlalchemy", "python-multipart"} <= names
-    assert not names & wheels.EXPECTED
-    assert "openai" not in names
-
-
-def test_the_command_itself_needs_no_package() -> None:
-    """It is what installs them, so it must start on a bare machine."""
-    needed = (
-        "import sys, benchmarks.gpu.__main__; print(sorted(m.split('.')[0] for m in sys.modules))"
-    )
-
-    found = subprocess.run(
-        [sys.executable, "-S", "-c", needed], cwd=Path.cwd(), capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    for package in ("torch", "numpy", "httpx", "pydantic"):
-        assert f"'{package}'" not in found.stdout
