@@ -25,14 +25,17 @@ from typing import IO, Any, Literal, cast
 
 from server.config import UploadLimits
 from server.errors import ArchiveRefused, ArchiveTooLarge
+from server.security.tar_stream import LONGEST_READ, TarStream
 
 ArchiveKind = Literal["zip", "tar", "tar.gz"]
 
 _log = logging.getLogger("disp.uploads")
 
-_CHUNK = 1 << 20
+_CHUNK = LONGEST_READ
 _HEADER_BYTES = 1 << 20
 _DIRECTORY_ENTRY_BYTES = 192
+_TAR_OVERHEAD = 1 << 20
+"""Bytes of headers and padding that a tar may have beside the bytes that count."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LITTER = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})
@@ -160,7 +163,7 @@ class _Writer:
             raise ArchiveTooLarge(
                 f"An archive may have at most {self._limits.members:,} members.", param="file"
             )
-        self._check(self.bytes + size)
+        self.check(self.bytes + size)
 
     def make_folder(self, name: str) -> None:
         path = self._place(name, folder=True)
@@ -176,13 +179,14 @@ class _Writer:
             with path.open("xb") as out:
                 while chunk := _read(source):
                     self.bytes += len(chunk)
-                    self._check(self.bytes)
+                    self.check(self.bytes)
                     out.write(chunk)
         except (FileExistsError, IsADirectoryError):
             raise ArchiveRefused("The archive has two members of one name.", param="file") from None
         self.files += 1
 
-    def _check(self, total: int) -> None:
+    def check(self, total: int) -> None:
+        """Refuses an archive that unpacks to so many bytes, if they are too many."""
         if total > self._most:
             raise ArchiveTooLarge(
                 f"An archive may unpack to at most {self._limits.total_bytes:,} bytes and to "
@@ -261,11 +265,12 @@ def _extract_zip(stream: IO[bytes], writer: _Writer, limits: UploadLimits) -> No
 
 def _extract_tar(stream: IO[bytes], writer: _Writer, *, zipped: bool) -> None:
     with _unzipped(stream, zipped) as plain:
-        file = _bounded(plain, _HEADER_BYTES)
-        with _reading():
-            archive = tarfile.TarFile(fileobj=file)
+        # What is skipped, and every header, counts as what is written does.
+        file = TarStream(plain, lambda position: writer.check(position - _TAR_OVERHEAD))
+        with _reading(), file.headers():
+            archive = tarfile.TarFile(fileobj=cast("IO[bytes]", file))
         with archive:
-            while (member := _next_member(archive)) is not None:
+            while (member := _next_member(archive, file)) is not None:
                 writer.announce(member.size)
                 if member.isdir():
                     writer.make_folder(member.name)
@@ -275,29 +280,22 @@ def _extract_tar(stream: IO[bytes], writer: _Writer, *, zipped: bool) -> None:
                     raise _not_plain()
                 with closing(source):
                     writer.write(member.name, source)
-            _require_end(file, archive.offset)
+            with _reading():
+                file.require_end()
 
 
-def _next_member(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-    with _reading():
+def _next_member(archive: tarfile.TarFile, file: TarStream) -> tarfile.TarInfo | None:
+    with _reading(), file.headers():
         member = archive.next()
-    # The library keeps every header that it has read.
+    # The library keeps every header that it has read, and applies global ones to all members.
     archive.members.clear()  # type: ignore[attr-defined]
+    archive.pax_headers.clear()  # type: ignore[attr-defined]
     return member
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes] | None:
     with _reading():
         return archive.extractfile(member)
-
-
-def _require_end(file: IO[bytes], offset: int) -> None:
-    """The library takes a damaged header for the end, which is a block of zeros."""
-    with _reading():
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise EOFError
-        file.read()  # its padding; at the end of a gzip stream its checksum is compared
 
 
 def _not_plain() -> ArchiveRefused:
@@ -323,7 +321,7 @@ def _bounded(stream: IO[bytes], most: int) -> IO[bytes]:
 class _Bounded:
     """A file that refuses to read much at once.
 
-    Both libraries read a header whole, as long as the archive says that it is.
+    The library reads the directory whole, as long as the archive says that it is.
     """
 
     def __init__(self, stream: IO[bytes], most: int) -> None:
