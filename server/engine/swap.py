@@ -104,15 +104,24 @@ class Swaps:
         done: Future[Serving],
     ) -> None:
         """Loads beside the old model, which answers until the commit is made."""
+        # Held here alone: a function of an error's traceback keeps what it has names for, and the
+        # error is kept by `done`. So a model that does not serve is out of memory at once.
+        loaded: list[Serving] = []
         try:
-            serving = load()
+            loaded.append(load())
         except Exception as error:
+            free_frames(error)
             _fail(done, error)
             return
+        done.add_done_callback(lambda _: loaded.clear())
         proved = False
 
         def flip() -> Serving:
             nonlocal proved
+            try:
+                [serving] = loaded
+            except ValueError:  # the swap was abandoned
+                raise Draining(retry_after=1) from None
             if not proved:
                 self._host.prove(serving)
                 proved = True
@@ -144,6 +153,7 @@ class Swaps:
                 self._host.require_open()
                 serving = act()
             except CommitLater as error:
+                free_frames(error)
                 if done.done() or time.monotonic() >= deadline:
                     _fail(done, error)
                     return
@@ -151,6 +161,7 @@ class Swaps:
                 timer.daemon = True
                 timer.start()
             except Exception as error:
+                free_frames(error)
                 _fail(done, error)
             else:
                 with suppress(InvalidStateError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,13 @@ class Slot(ModelSlot):
     def __init__(self, policy: SwapPolicy) -> None:
         super().__init__("cpu", "float32", policy)
         self.faults: list[str | None] = []
+        self.held: list[weakref.ref[torch.Tensor]] = []
 
     def load(self, weights: Weights, plan: Plan | None = None) -> Serving:
         serving = super().load(weights, plan)
+        memory = torch.zeros(8)
+        object.__setattr__(serving, "memory", memory)
+        self.held.append(weakref.ref(memory))
         match self.faults.pop(0) if self.faults else None:
             case "damaged":
                 raise CheckpointError("A tensor is missing.")
@@ -138,3 +145,31 @@ def test_beside_the_old_one_a_failed_activation_says_that_it_serves(
     place.slot.faults = []
     monkeypatch.undo()
     assert place.activate() == place.other
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("policy", ["auto", "in_place"])
+def test_a_checkpoint_that_does_not_serve_is_out_of_memory_at_once(
+    open_place: Callable[[SwapPolicy], Place],
+    monkeypatch: pytest.MonkeyPatch,
+    policy: SwapPolicy,
+    fault: str,
+) -> None:
+    """Without the cyclic collector, and while somebody has the error."""
+    place = open_place(policy)
+    place.slot.faults = [fault]
+    if fault == "locked":
+        lock(place, monkeypatch)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(FAULTS[fault]):
+            place.activate()
+        # The threads that worked on it have ended.
+        place.engine.close()
+        for thread in threading.enumerate():
+            if thread.name == "swap":
+                thread.join(60)
+        assert place.slot.held[1]() is None
+    finally:
+        gc.enable()

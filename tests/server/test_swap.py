@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -164,6 +165,56 @@ def test_nothing_changes_if_it_fails(
         done.result(60)
     assert told(submit(engine)) == ("old", expected["old"])
     assert engine.state == "ready"
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is only given back by the cyclic collector stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("fault", ["load", "canary", "commit", "closed"])
+def test_a_new_one_that_fails_gives_its_memory_back_at_once(
+    engine: Engine, load: Load, fault: str, in_place: bool
+) -> None:
+    """Also while somebody has the error."""
+    held: list[weakref.ref[Any]] = []
+
+    def load_new() -> Serving:
+        serving = load("new")
+        weights = torch.zeros(8)
+        object.__setattr__(serving, "weights", weights)
+        held.append(weakref.ref(weights))
+        if fault == "load":
+            raise Broken
+        if fault == "canary":
+            serving.mdlm.published_weights()["lm_head.weight"].fill_(torch.nan)
+        if fault == "closed" and not in_place:
+            engine._queue.close()
+        return serving
+
+    def refuse_or_close(serving: Serving) -> None:
+        raise Draining(retry_after=1) if fault == "closed" else Broken
+
+    done = engine.swap(
+        load_new, commit=refuse_or_close, restore=(lambda: load("old")) if in_place else None
+    )
+    error = done.exception(60)
+    assert isinstance(error, CanaryFailed | Broken | Draining)
+    del done
+    if fault == "closed":
+        engine.close()
+    else:
+        submit(engine).future.result(60)  # the engine's thread has gone on
+    for thread in threading.enumerate():
+        if thread.name == "swap":
+            thread.join(60)
+    assert [ref() for ref in held] == [None]
 
 
 @pytest.mark.parametrize("fault", ["load", "canary"])
