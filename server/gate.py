@@ -19,6 +19,7 @@ from server.errors import (
     HttpError,
     InvalidKey,
     MissingKey,
+    OriginRefused,
     ServerError,
 )
 from server.security.keys import SCOPES, Authenticator, Principal
@@ -113,6 +114,9 @@ class Gate:
             # A page on the web can point its own name at 127.0.0.1 (DNS rebinding).
             if not here:
                 raise HostRefused
+            # And can send much without being asked: forms, and requests that need no leave.
+            if _of_another_page(headers):
+                raise OriginRefused
             return _EVERYBODY
         if path in PUBLIC:
             return None
@@ -176,6 +180,18 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 def _content_length(headers: dict[bytes, bytes]) -> int:
     value = headers.get(b"content-length", b"0")
     return int(value) if value.isdigit() else 0
+
+
+def _of_another_page(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser says that a page of somebody else's has made the request.
+
+    Programs send neither header. Another port of this machine is another page, where the browser
+    tells; an old one names the origin alone, and only with requests that can change something.
+    """
+    if headers.get(b"sec-fetch-site", b"") in (b"cross-site", b"same-site"):
+        return True
+    origin = headers.get(b"origin")
+    return origin is not None and not is_loopback(_host(origin.partition(b"://")[2]))
 
 
 def _host(header: bytes) -> str:

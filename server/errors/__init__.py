@@ -19,7 +19,8 @@
     |   |-- UnsupportedFile         415 neither a label file nor an archive
     |   `-- UnsupportedMediaType    415
     |-- MissingKey, InvalidKey      401
-    |-- ScopeMissing, HostRefused   403
+    |-- ScopeMissing                403
+    |-- HostRefused, OriginRefused  403 of a server without keys
     |-- NotFound, ModelNotFound     404
     |-- JobNotFound                 404
     |-- DataFileNotFound            404 no such upload or data set
@@ -52,6 +53,7 @@ from server.errors.access import (
     HostRefused,
     InvalidKey,
     MissingKey,
+    OriginRefused,
     ScopeMissing,
 )
 from server.errors.bad_input import (
@@ -140,6 +142,7 @@ __all__ = [
     "ModelNotFound",
     "NotFound",
     "NotReady",
+    "OriginRefused",
     "QueueFull",
     "RangeNotSatisfiable",
     "ScopeMissing",

@@ -38,3 +38,15 @@ class HostRefused(ServerError):
     code = "host_refused"
     type = "permission_error"
     default = "A server without keys answers only under localhost, 127.0.0.1 and [::1]."
+
+
+class OriginRefused(ServerError):
+    """A server without keys is asked by a page of another origin."""
+
+    status = 403
+    code = "origin_refused"
+    type = "permission_error"
+    default = (
+        "A server without keys does not answer web pages of other origins. Ask from a program, or "
+        "give the server keys."
+    )

@@ -29,6 +29,7 @@ from server.errors import (
     InvalidRequest,
     MissingKey,
     NotFound,
+    OriginRefused,
     ScopeMissing,
     ServerError,
     UnsupportedMediaType,
@@ -194,7 +195,7 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
 
 def _common(operation: dict[str, Any], route: APIRoute) -> Iterator[type[ServerError]]:
     """What the gate, the framework and the validation can raise in front of a route."""
-    yield from (HttpError, HostRefused, BodyTooLarge, ServerError)
+    yield from (HttpError, HostRefused, OriginRefused, BodyTooLarge, ServerError)
     if route.path not in PUBLIC:
         yield from (MissingKey, InvalidKey, ScopeMissing, DatabaseUnavailable)
     parameters = operation.get("parameters", [])

@@ -22,6 +22,7 @@ ErrorCode = Literal[
     "invalid_key",
     "scope_missing",
     "host_refused",
+    "origin_refused",
     "not_found",
     "model_not_found",
     "job_not_found",

@@ -188,6 +188,58 @@ def test_without_keys_only_this_machines_names_work(host: str, status: int) -> N
     assert response.status_code == status
 
 
+@pytest.mark.parametrize(
+    ("headers", "refused"),
+    [
+        ({}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-site": "same-origin", "origin": "http://127.0.0.1:8000"}, False),
+        ({"origin": "http://localhost:8000"}, False),
+        ({"origin": "http://[::1]:8000"}, False),
+        ({"sec-fetch-site": "cross-site"}, True),
+        ({"sec-fetch-site": "cross-site", "origin": "http://127.0.0.1:8000"}, True),
+        ({"sec-fetch-site": "same-site", "origin": "http://localhost:3000"}, True),
+        ({"origin": "https://evil.example"}, True),
+        ({"origin": "http://localhost.evil.example:8000"}, True),
+        ({"origin": "https://evil.example/?http://localhost"}, True),
+        ({"origin": "null"}, True),
+        ({"origin": ""}, True),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/health"),
+        ("POST", "/v1/deployments/rollback"),
+        ("POST", "/v1/files"),
+    ],
+)
+def test_without_keys_no_page_of_the_web_is_answered(
+    method: str, path: str, headers: dict[str, str], refused: bool
+) -> None:
+    """What a browser sends without asking for leave: forms and other simple requests."""
+    engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
+    app = create_app(engine, ServerConfig(insecure_no_auth=True), None)
+
+    async def scenario() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.request(method, path, headers=headers)
+
+    response = asyncio.run(scenario())
+    code = response.json().get("error", {}).get("code")
+    assert (response.status_code == 403, code == "origin_refused") == (refused, refused)
+
+
+def test_with_keys_a_page_of_the_web_is_judged_by_its_key(service: Service) -> None:
+    headers = {"sec-fetch-site": "cross-site", "origin": "https://chat.example"}
+    with service.client() as client:
+        assert client.get("/v1/models", headers=headers).status_code == 200
+    with service.client(None) as client:
+        assert client.get("/v1/models", headers=headers).status_code == 401
+
+
 def test_application_without_keys_must_be_asked_for() -> None:
     engine = Engine(lambda: pytest.fail("not started"), queue_size=1, deadline=1)
     with pytest.raises(ValueError, match="insecure_no_auth"):
