@@ -148,6 +148,10 @@ class Database:
                     status = connection.exec_driver_sql(query, (number,)).scalar()
             except DatabaseUnavailable:
                 status = "unknown"
+            except DBAPIError:
+                # The server that answers now has never heard of it: one that was behind the
+                # other, which is gone with what had not reached this one.
+                return False
             if status not in ("unknown", "in progress") or time.monotonic() > deadline:
                 return bool(status == "committed")
             time.sleep(_OUTCOME_PAUSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -99,6 +100,40 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(
 
     monkeypatch.setattr(dialect, "do_commit", commit_and_break)
     assert log.append(*ROW).number == 2
+    assert next(breaking, None) is None
+    assert log.verify().rows == 2
+
+
+def test_a_commit_that_a_new_server_has_never_heard_of_is_made_again(
+    postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover the server that answers may lie behind the one that is gone."""
+    log = AuditLog(postgres)
+    log.append(*ROW)
+    dialect = postgres.engine.dialect
+    commit = dialect.do_commit
+    breaking = iter([True])
+    asked = re.compile(r"pg_current_xact_id_if_assigned\(\)")
+
+    def break_instead(connection: Any) -> None:
+        wrote = connection.driver_connection.info.transaction_status.name == "INTRANS"
+        if wrote and next(breaking, False):
+            with closing(postgres.engine.raw_connection()) as other:
+                pid = connection.driver_connection.info.backend_pid
+                other.cursor().execute(f"SELECT pg_terminate_backend({pid})")
+            connection.driver_connection.execute("SELECT 1")  # it notices that
+        commit(connection)
+
+    def count_further(
+        connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any
+    ) -> tuple[str, Any]:
+        later = "(pg_current_xact_id_if_assigned()::text::bigint + 1000000)::text::xid8"
+        return asked.sub(later, statement), parameters
+
+    monkeypatch.setattr(dialect, "do_commit", break_instead)
+    event.listen(postgres.engine, "before_cursor_execute", count_further, retval=True)
+    assert log.append(*ROW).number == 2
+    event.remove(postgres.engine, "before_cursor_execute", count_further)
     assert next(breaking, None) is None
     assert log.verify().rows == 2
 
