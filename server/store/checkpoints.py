@@ -296,12 +296,16 @@ class CheckpointStore:
 
         Args:
             actor: Who does it.
-            expected: The checkpoint that must be the previous one.
+            expected: The checkpoint that must be the previous one. If it is the active one, it is
+                returned: an earlier try has moved it, and was not heard of.
             wait: As for `activate`.
 
         Raises:
             CheckpointConflict: If there is no previous one, or it is not the expected one.
         """
+        active = self.active()
+        if active is not None and active.id == expected:
+            return active
         record = self.check_rollback()
         if expected not in (None, record.id):
             raise CheckpointConflict("Another checkpoint was activated meanwhile; look again.")

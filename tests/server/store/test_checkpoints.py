@@ -197,6 +197,25 @@ def test_changed_file_is_refused_by_its_name(
     assert store.get(staged[1]).state == "staged"
 
 
+def test_a_rollback_that_is_tried_again_is_made_once(
+    store: CheckpointStore, staged: list[str], database: Database
+) -> None:
+    """The first try was committed, and nobody heard of it."""
+    base, first, second = staged
+    for checkpoint in (first, second):
+        store.verify(checkpoint)
+        store.activate(checkpoint, actor=ADMIN)
+    for _ in range(2):
+        assert store.rollback(ADMIN, expected=first).id == first
+    active, previous = store.active(), store.previous()
+    assert active is not None
+    assert previous is not None
+    assert (active.id, previous.id) == (first, second)
+    assert [row.action for row in AuditLog(database).list()].count("rollback") == 1
+    with pytest.raises(CheckpointConflict):
+        store.rollback(ADMIN, expected=base)
+
+
 def test_states_follow_activation_and_rollback(
     store: CheckpointStore, staged: list[str], database: Database
 ) -> None:
