@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -32,6 +31,7 @@ from server.errors import (
 from server.multipart import UploadForm
 from server.routes.access import Require, ServicesHere, needed, owner_of
 from server.routes.description import content, refusals
+from server.routes.in_threads import in_threads
 from server.routes.paging import After, cut
 from server.routes.stored_file import StoredFile
 from server.schemas.files import DataSetCard, DataSetList, FileDeleted, FileList, FileObject
@@ -98,8 +98,7 @@ _FORM = {
 async def create(request: Request, principal: Writer, services: ServicesHere) -> FileObject:
     """Takes a label file, or an archive of one and its images; the body goes to disk."""
     store = needed(services.files)
-    with ExitStack() as stack:
-        incoming = await run_sync(stack.enter_context, store.receive())
+    async with in_threads(store.receive()) as incoming:
         record = await _receive(request, store, incoming, principal)
     return _card(record)
 

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,25 +108,28 @@ class FileStore:
         content = self._unpack(incoming, filename)
         file_id = f"file-{secrets.token_hex(12)}"
         send_upload(self._store, file_id, incoming.folder, self._folder)
+        row = files.insert().values(
+            id=file_id,
+            created_at=time.time(),
+            filename=filename,
+            purpose=purpose,
+            bytes=size,
+            sha256=digest,
+            key_id=key_id,
+            content=content,
+        )
+        perhaps_listed = False
         try:
             incoming.folder.rename(self._folder / file_id)
             with self._database.transaction() as connection:
-                connection.execute(
-                    files.insert().values(
-                        id=file_id,
-                        created_at=time.time(),
-                        filename=filename,
-                        purpose=purpose,
-                        bytes=size,
-                        sha256=digest,
-                        key_id=key_id,
-                        content=content,
-                    )
-                )
+                record = _record(connection.execute(row.returning(files)).one())
+                perhaps_listed = True
         except BaseException:
-            self._remove(file_id)
+            # What a commit of unknown outcome may have listed is left to `_sweep`.
+            if not perhaps_listed:
+                self._remove(file_id)
             raise
-        return self.get(file_id)
+        return record
 
     def get(self, file_id: str, *, owner: str | None = None) -> FileRecord:
         """One file.
@@ -256,7 +259,8 @@ class FileStore:
             if not (stale and ours) or path.name in known:
                 continue
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+                with suppress(OSError):  # the next start tries again
+                    self._remove(path.name)
             else:
                 path.unlink(missing_ok=True)
 
