@@ -39,10 +39,9 @@ def measure(run: Run) -> None:
             "seconds_to_write": perf_counter() - start,
         },
     )
-    for cached in (True, False):
-        name = "from memory" if cached else "from disk"
-        run.measure(name, 10, partial(_read_and_load, run, name, files, cached=cached))
+    run.measure("from memory", 10, partial(_read_and_load, run, "from memory", files, cached=True))
     run.measure("hashed", 10, lambda: {"seconds": _timed(lambda: checkpoint_id(run.folder))})
+    run.measure("from disk", 10, partial(_read_and_load, run, "from disk", files, cached=False))
 
 
 def _read_and_load(run: Run, name: str, files: list[Path], *, cached: bool) -> dict[str, Any]:

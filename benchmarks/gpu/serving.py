@@ -60,7 +60,7 @@ async def _measure(run: Run, server: Served, other: str) -> None:
         run.put("capacity", {"per_second": rate})
         name = "swap under load"
         with run.noting(name):
-            run.put(name, await _swap(client, server, bodies, other, rate, seconds))
+            run.put(name, await swap_under_load(client, bodies, other, rate, seconds))
             await server.until_idle(client)
         for factor in (1.0, 2.0):
             name = f"load, {factor:g} times"
@@ -79,9 +79,8 @@ async def _measure(run: Run, server: Served, other: str) -> None:
     run.put("memory", {"before": before, "after": await _memory(run, server)})
 
 
-async def _swap(
+async def swap_under_load(
     client: httpx.AsyncClient,
-    server: Served,
     bodies: Iterator[bytes],
     other: str,
     rate: float,
@@ -96,19 +95,21 @@ async def _swap(
     taken: dict[str, float] = {}
     unanswered: dict[str, str] = {}
     await asyncio.sleep(seconds / 4)
-    for name, path in (
-        ("swap", f"/v1/checkpoints/{other}/activate"),
-        ("rollback", "/v1/deployments/rollback"),
-    ):
-        start = time.monotonic()
-        (await client.post(path)).raise_for_status()
-        taken[name] = time.monotonic() - start
-        end, _ = await send(client, next(bodies))
-        if end == "answered":
-            taken[f"{name}, first answer"] = time.monotonic() - start
-        else:
-            unanswered[f"first after the {name}"] = end
-    shots = await load
+    try:
+        for name, path in (
+            ("swap", f"/v1/checkpoints/{other}/activate"),
+            ("rollback", "/v1/deployments/rollback"),
+        ):
+            start = time.monotonic()
+            (await client.post(path)).raise_for_status()
+            taken[name] = time.monotonic() - start
+            end, _ = await send(client, next(bodies))
+            if end == "answered":
+                taken[f"{name}, first answer"] = time.monotonic() - start
+            else:
+                unanswered[f"first after the {name}"] = end
+    finally:
+        shots = await load  # whatever became of the swap, the next load begins alone
     return {
         "seconds": taken,
         "unanswered": unanswered,

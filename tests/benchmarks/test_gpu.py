@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Sequence
@@ -332,3 +333,24 @@ def test_the_longest_gap_counts_waiting_alone() -> None:
     shots = [shot(0.0, 1.0), shot(0.5, 2.0), shot(8.0, 9.0), shot(8.5, 12.0)]
     assert serving.longest_gap(shots) == 3.0
     assert serving.longest_gap(shots[:1]) is None
+
+
+def test_a_request_that_is_refused_after_a_swap_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def fire(*_: object, **__: object) -> list[Shot]:
+        return [Shot(due=0.0, sent=0.0, ended=1.0, end="answered", status=200)]
+
+    async def send(*_: object) -> tuple[str, None]:
+        return ("refused" if len(asked) == 1 else "answered"), None
+
+    async def post(path: str) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(raise_for_status=lambda: None)
+
+    monkeypatch.setattr(serving, "fire", fire)
+    monkeypatch.setattr(serving, "send", send)
+    client: Any = SimpleNamespace(post=post)
+    found = asyncio.run(serving.swap_under_load(client, iter([b"", b""]), "other", 1.0, 0.1))
+    assert found["unanswered"] == {"first after the swap": "refused"}
+    assert found["seconds"].keys() == {"swap", "rollback", "rollback, first answer"}
