@@ -80,6 +80,7 @@ class Engine:
         self._beginning: Ticket | None = None
         self._swaps = Swaps(self._queue, self, commit_patience)
         self._state: EngineState = "loading"
+        self._closing = threading.Event()
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.ready: Future[Serving] = Future()
@@ -89,6 +90,11 @@ class Engine:
     @property
     def state(self) -> EngineState:
         return self._state
+
+    @property
+    def closing(self) -> bool:
+        """Whether its server stops, whatever state it is in."""
+        return self._closing.is_set()
 
     @property
     def counters(self) -> EngineCounters:
@@ -193,6 +199,7 @@ class Engine:
         Returns:
             Whether every job inside was answered.
         """
+        self._closing.set()
         if self._state in ("loading", "ready"):
             self._state = "draining"
         self._queue.close()
@@ -206,6 +213,7 @@ class Engine:
 
     def abandon(self) -> None:
         """Ends every job inside now; the model stops before its next pass."""
+        self._closing.set()
         self._queue.close()
         self._abandoned.set()
         for ticket in self._queue.inside():

@@ -105,7 +105,7 @@ async def _follow(
         if finished:
             yield format_sse_event(data_str=DONE)
             return
-        if engine.state in ("draining", "stopped"):
+        if engine.closing:
             return
         await anyio.sleep(POLL_SECONDS)
         quiet += POLL_SECONDS

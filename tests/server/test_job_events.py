@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,28 @@ def test_a_stream_ends_when_the_server_stops(tiny_checkpoint: Path, tmp_path: Pa
             read_events(lines, 1)
             server.engine.close(0)
             assert "[DONE]" not in "".join(lines)
+
+
+def test_a_stream_goes_on_without_a_model_and_ends_with_the_server(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_events, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(job_events, "QUIET_SECONDS", 0.0)
+    with job_server(tmp_path, tiny_checkpoint) as server:
+        server.engine.start()
+        assert isinstance(server.engine.ready.exception(60), AssertionError)
+        assert server.engine.state == "failed"
+        job = create_job(server)["id"]
+        with (
+            server.client() as client,
+            client.stream("GET", f"{JOBS}/{job}/events?stream=true") as stream,
+        ):
+            lines = stream.iter_lines()
+            read_events(lines, 1)
+            say(server, job, "two")
+            [(_, event)] = read_events(lines, 1)
+            assert event["message"] == "two"
+            server.engine.close(0)
+            rest = list(islice(lines, 1_000))
+            assert len(rest) < 1_000
+            assert not any("[DONE]" in line for line in rest)
