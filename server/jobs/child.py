@@ -28,6 +28,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _STEADY_SECONDS = 60.0
 """A worker that lived for so long was no failed start."""
 _STOP_SECONDS = 40.0
+_COMPLAINT_SECONDS = 60.0
+"""How often the log says at most that the worker cannot be looked after."""
 
 
 class WorkerChild:
@@ -49,6 +51,7 @@ class WorkerChild:
         self._started = 0.0
         self._pause = _FIRST_PAUSE
         self._not_before = 0.0
+        self._next_complaint = 0.0
         self._wanted_at = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="worker-child", daemon=True)
@@ -83,7 +86,9 @@ class WorkerChild:
                 self._look()
             except Exception:
                 # The server answers requests whatever happens to its worker.
-                _log.exception("The worker could not be looked after; trying again.")
+                if time.monotonic() >= self._next_complaint:
+                    _log.exception("The worker could not be looked after; trying on.")
+                    self._next_complaint = time.monotonic() + _COMPLAINT_SECONDS
 
     def _look(self) -> None:
         now = time.monotonic()

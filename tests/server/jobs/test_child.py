@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from server.errors import DatabaseUnavailable
+from server.jobs import child as child_module
 from server.jobs.child import WorkerChild, worker_command
+from server.store.database import Database
 from tests.support.job_worker import wait_for
 from tests.support.jobs import Site
 
@@ -75,6 +80,33 @@ def test_one_that_cannot_start_is_tried_less_and_less_often(
     wait_for(lambda: child.restarts == 2, "two failed starts")
     assert child.state == "failed"
     assert child._pause == 4.0
+
+
+def test_an_outage_of_the_database_fills_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(child_module, "_LOOK_SECONDS", 0.001)
+    database = Database(f"sqlite:///{tmp_path}/disp.sqlite")
+    database.create_tables()
+    child = WorkerChild(WAITS_FOR_ITS_SERVER, database)
+    looks = 0
+    enough = threading.Event()
+
+    def look(**_: object) -> list[object]:
+        nonlocal looks
+        looks += 1
+        if looks <= 20:
+            raise DatabaseUnavailable(retry_after=5)
+        enough.set()
+        return []
+
+    monkeypatch.setattr(child._jobs, "list", look)
+    with caplog.at_level(logging.ERROR):
+        child.start()
+        assert enough.wait(60)
+        child.stop()
+    assert [record.name for record in caplog.records] == ["disp.server"]
+    database.close()
 
 
 def test_the_command_names_its_folder_and_watches_its_server() -> None:
