@@ -16,18 +16,24 @@ from purifier.errors import CheckpointError
 from server.config import StartError
 from server.data_sets import parse_roots
 from server.devices import default_device, default_dtype
+from server.errors import DatabaseUnavailable
 from server.jobs.memory import MemoryShort, require_memory
 from server.jobs.upkeep import Timings
 from server.jobs.worker import JobWorker, WorkerConfig, default_name
-from server.store.database import DatabaseError
+from server.store.database import DatabaseError, translated
 from server.store.home import Home, HomeError, find_root
 from server.store.workers import NameTaken
 
 REFUSED = 2
+AWAY = 75
+"""Exit status of a worker that may work when it is started again (`EX_TEMPFAIL`)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status (2 if the worker cannot work here)."""
+    """Runs the command; returns its exit status.
+
+    It is 2 if the worker cannot work here, and 75 if the database was away for too long.
+    """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     words = sys.argv[1:] if arguments is None else list(arguments)
     args = _parser().parse_args(words)
@@ -42,11 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = _config(args)
         if args.model is not None:
             require_memory(args.model, config.device, config.dtype)
-        JobWorker(config).run(stop)
+        with translated():
+            JobWorker(config).run(stop)
     except (NameTaken, MemoryShort, HomeError, DatabaseError, StartError) as error:
         print(f"error: {error}", file=sys.stderr)
     except CheckpointError as error:
         print(f"error: {error.message}", file=sys.stderr)
+    except DatabaseUnavailable:
+        print("error: The database does not answer; start the worker again.", file=sys.stderr)
+        return AWAY
     return REFUSED
 
 

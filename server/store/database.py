@@ -95,7 +95,7 @@ class Database:
         Raises:
             DatabaseUnavailable: If the database is away or locked.
         """
-        with _translated(), self.engine.connect() as connection:
+        with translated(), self.engine.connect() as connection:
             if wait is not None:
                 connection.execution_options(**{_WAIT: wait})
             with connection.begin() as transaction:
@@ -115,7 +115,7 @@ class Database:
         if not self.is_sqlite:
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         reader = self.engine.execution_options(**options)
-        with _translated(), reader.begin() as connection:
+        with translated(), reader.begin() as connection:
             yield connection
 
     def insert(self, table: Table) -> Any:
@@ -206,7 +206,7 @@ def open_database(url: str, *, patience: float = 0.0, lock_wait: float = LOCK_SE
     """
 
     def opened() -> Database:
-        with _translated():
+        with translated():
             database = Database(url, patience=patience, lock_wait=lock_wait)
             try:
                 database.create_tables()
@@ -239,8 +239,12 @@ def explained() -> Iterator[None]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Errors that pass by themselves as the service's own."""
+def translated() -> Iterator[None]:
+    """Errors that pass by themselves as the service's own.
+
+    Raises:
+        DatabaseUnavailable: For them; others stay as they are.
+    """
     try:
         yield
     except SQLAlchemyError as error:
