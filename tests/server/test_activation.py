@@ -37,7 +37,7 @@ class Place:
 
     Attributes:
         ids: By name: `tiny`, `first`, `second`, `failed` (whose gate failed) and `broken`
-            (whose numbers are none).
+            (whose numbers are so large that its answers have none).
     """
 
     home: Home
@@ -71,7 +71,7 @@ def make_place(folder: Path, tiny_checkpoint: Path) -> Place:
             model.parent / delta,
             base="tiny",
             base_sha256=base_hash(model),
-            projector={name: change * (torch.nan if delta == "broken" else 1.0)},
+            projector={name: change * (1e38 if delta == "broken" else 1.0)},
             adapter={},
             lora_scale=1.0,
             details={},
