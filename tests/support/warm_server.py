@@ -62,6 +62,11 @@ class WarmServer:
         self.stdout: IO[str] = open(read, encoding="utf-8")  # noqa: SIM115
         self._lock = threading.Lock()
 
+    def __del__(self) -> None:
+        # Of a server that was killed and not waited for.
+        self._answers.close()
+        self._line.close()
+
     def poll(self) -> int | None:
         """Its exit status once it has ended."""
         return self._status(0)
