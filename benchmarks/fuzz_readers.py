@@ -96,6 +96,7 @@ def tried(prop: Property, examples: int, number: int) -> dict[str, Any]:
     """
     check, drawn = prop
     count = 0
+    failing: tuple[Any, ...] = ()
 
     @seed(number)
     @settings(
@@ -106,9 +107,14 @@ def tried(prop: Property, examples: int, number: int) -> dict[str, Any]:
     )
     @given(values=drawn)
     def run(values: tuple[Any, ...]) -> None:
-        nonlocal count
+        nonlocal count, failing
         count += 1
-        check(*values)
+        try:
+            check(*values)
+        except Exception:
+            # The last one is the smallest that was found.
+            failing = values
+            raise
 
     start = time.perf_counter()
     broken = ""
@@ -117,7 +123,7 @@ def tried(prop: Property, examples: int, number: int) -> dict[str, Any]:
     except Exception as error:
         # Whatever it is: that the reader raised it, or that a check failed, is the finding.
         broken = type(error).__name__
-        print(f"{error!r}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        print(f"{error!r} of {failing!r}", file=sys.stderr)
     spent = round(time.perf_counter() - start, 1)
     return {"examples": count, "broken": broken, "seconds": spent}
 

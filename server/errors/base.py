@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from purifier.messages import MOST_OF_A_PARAM, bounded
-
 if TYPE_CHECKING:
     from server.schemas.errors import ErrorCode, ErrorEnvelope, ErrorType
+
+# Nothing is imported here that keys and the audit log do without: their commands start at once.
 
 
 class ServerError(Exception):
@@ -33,6 +33,8 @@ class ServerError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
+        from purifier.messages import MOST_OF_A_PARAM, bounded  # noqa: PLC0415
+
         self.message = self.default if message is None else bounded(message)
         self.param = None if param is None else bounded(param, MOST_OF_A_PARAM)
         self.retry_after = retry_after
@@ -49,7 +51,6 @@ class ServerError(Exception):
     @property
     def envelope(self) -> ErrorEnvelope:
         """Body of the answer."""
-        # pydantic is imported where an error is sent: commands that look at keys do without it.
         from server.schemas.errors import ErrorBody, ErrorEnvelope  # noqa: PLC0415
 
         body = ErrorBody(message=self.message, type=self.type, param=self.param, code=self.code)

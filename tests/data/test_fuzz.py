@@ -8,11 +8,11 @@ from tests.support.data_fuzz import PROPERTIES
 from tests.support.fuzzing import require_property
 
 EXAMPLES = {
-    "records as JSON": 1_000,
-    "records as parquet": 400,
-    "damaged label files": 1_500,
-    "damaged images": 1_500,
-    "names of images": 600,
+    "records as JSON": 600,
+    "records as parquet": 200,
+    "damaged label files": 1_200,
+    "damaged images": 2_000,
+    "names of images": 1_000,
 }
 """Examples a run; `python -m benchmarks.fuzz_readers data` tries more."""
 
