@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from purifier.data.dataset import DataSet
+from purifier.data.sample import Sample
+
 N_ROWS = 7
 
 
@@ -30,6 +33,24 @@ def url(data: bytes) -> str:
 def jsonl(path: Path, records: list[Any]) -> Path:
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
     return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def samples(dataset: DataSet) -> list[Sample]:
+    rows = list(dataset.rows())
+    assert all(isinstance(row, Sample) for row in rows), rows
+    return [row for row in rows if isinstance(row, Sample)]
+
+
+def new_answers(row: Sample) -> tuple[str, ...]:
+    return tuple(f"Clean {index}: ünïcode \u2028 \U0001f600" for index in range(len(row.answers)))
 
 
 def pictures(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from PIL import Image
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import load_mdlm
 from server.security.keys import SCOPES, Scope, create_key
+from tests.support.job_server import JobServer, job_server
 from tests.support.postgres import postgres_cluster, postgres_url  # noqa: F401 - fixtures
 from tests.support.service import Body, Service, data_url, start_server, stop_server
 
@@ -33,6 +34,13 @@ def service(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     yield Service(url, keys, process)
     stop_server(process)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
+    """The application with its stores for a module, without a model: jobs stay queued."""
+    with job_server(tmp_path_factory.mktemp("home"), tiny_checkpoint) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

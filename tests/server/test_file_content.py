@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from purifier.data.dataset import open_dataset
-from tests.support.job_server import JobServer, data_archive, job_server, upload_file
-
-TEXT_ROW = json.dumps(
-    {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}]}
-).encode()
-
-
-@pytest.fixture(scope="module")
-def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
-    with job_server(tmp_path_factory.mktemp("home"), tiny_checkpoint) as running:
-        yield running
+from tests.support.job_server import TEXT_ROW, JobServer, data_archive, upload_file
 
 
 def test_a_label_file_comes_back_byte_for_byte(server: JobServer) -> None:

@@ -15,12 +15,6 @@ from server.routes import job_events
 from tests.support.job_server import JOBS, JobServer, create_job, job_server, refusal
 
 
-@pytest.fixture(scope="module")
-def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
-    with job_server(tmp_path_factory.mktemp("home"), tiny_checkpoint) as running:
-        yield running
-
-
 def say(server: JobServer, job: str, *messages: str) -> None:
     for message in messages:
         server.events.append(job, message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,10 @@ from tests.support.job_server import (
     JobServer,
     create_job,
     data_archive,
-    job_server,
     refusal,
 )
 
 DEMO = {"training_file": "demo"}
-
-
-@pytest.fixture(scope="module")
-def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
-    with job_server(tmp_path_factory.mktemp("home"), tiny_checkpoint) as running:
-        yield running
 
 
 def test_a_job_is_created_with_every_default(server: JobServer, tiny_checkpoint: Path) -> None:

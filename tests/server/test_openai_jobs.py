@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJobEvent
 
-from tests.support.job_server import JobServer, data_archive, job_server
+from tests.support.job_server import JobServer, data_archive
 
 METHOD: Any = {"type": "disp", "disp": {"masking": {"ratio": 0.2}, "shard_rows": 5}}
-
-
-@pytest.fixture(scope="module")
-def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
-    with job_server(tmp_path_factory.mktemp("home"), tiny_checkpoint) as running:
-        yield running
 
 
 @pytest.fixture

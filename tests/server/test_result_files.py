@@ -12,15 +12,9 @@ import pytest
 from server.store.attempts import Attempt, Attempts
 from server.store.file_tables import purified_folder
 from server.store.result_files import ResultFiles
-from tests.support.job_server import JobServer, job_server
+from tests.support.job_server import JobServer
 
 LABELS = json.dumps([{"id": 1}]).encode()
-
-
-@pytest.fixture(scope="module")
-def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
-    with job_server(tmp_path_factory.mktemp("home"), tiny_checkpoint) as running:
-        yield running
 
 
 @pytest.fixture

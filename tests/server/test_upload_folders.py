@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,17 +15,7 @@ import pytest
 
 from server.errors import DatabaseUnavailable
 from server.routes.in_threads import in_threads
-from tests.support.job_server import JobServer, data_archive, job_server, upload_file
-
-TEXT_ROW = json.dumps(
-    {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}]}
-).encode()
-
-
-@pytest.fixture(scope="module")
-def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
-    with job_server(tmp_path_factory.mktemp("home"), tiny_checkpoint) as running:
-        yield running
+from tests.support.job_server import TEXT_ROW, JobServer, data_archive, upload_file
 
 
 def folders(server: JobServer) -> set[str]:

@@ -144,6 +144,12 @@ def _never() -> Any:
     raise AssertionError("The model is not loaded in these tests.")
 
 
+TEXT_ROW = json.dumps(
+    {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}]}
+).encode()
+"""A row without an image."""
+
+
 def llava_row(number: int = 0, **changes: Any) -> dict[str, Any]:
     """A row of a LLaVA label file about the image `<number>.png`."""
     row = {
