@@ -66,13 +66,13 @@ def measure(file: Path, args: argparse.Namespace) -> dict[str, Any]:
     database.create_tables()
     job = JobStore(database).create(_SPEC, {}, key_id=None)
     context = multiprocessing.get_context("spawn")
-    told, stop = context.Queue(), context.Event()
-    writer = context.Process(target=_write, args=(url, job.id, told, stop), daemon=True)
+    answers, stop = context.Queue(), context.Event()
+    writer = context.Process(target=_write, args=(url, job.id, answers, stop), daemon=True)
     writer.start()
-    told.get(timeout=_PATIENCE)
+    answers.get(timeout=_PATIENCE)
     reads = _poll(database, job.id, args.pollers, args.seconds)
     stop.set()
-    writes = told.get(timeout=_PATIENCE)
+    writes = answers.get(timeout=_PATIENCE)
     writer.join()
     with closing(sqlite3.connect(file, timeout=60, check_same_thread=False)) as holder:
         holder.execute("BEGIN IMMEDIATE")
@@ -91,11 +91,11 @@ def measure(file: Path, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _write(url: str, job: str, told: Any, stop: Any) -> None:
-    """Writes until it is told to stop; runs in a process of its own."""
+def _write(url: str, job: str, answers: Any, stop: Any) -> None:
+    """Writes until it is stopped; runs in a process of its own."""
     attempts, attempt = Attempts(Database(url)), Attempt(job, 1)
     attempts.start(attempt, "relabel-00000", "relabel", "running")
-    told.put("begun")
+    answers.put("begun")
     writes: list[float] = []
     while not writes or not stop.is_set():
         began = time.perf_counter()
@@ -104,7 +104,7 @@ def _write(url: str, job: str, told: Any, stop: Any) -> None:
         else:
             attempts.event(attempt, "Some rows are relabelled.", {"rows": len(writes)})
         writes.append(time.perf_counter() - began)
-    told.put(writes)
+    answers.put(writes)
 
 
 def _poll(database: Database, job: str, pollers: int, seconds: float) -> list[float]:
@@ -114,7 +114,7 @@ def _poll(database: Database, job: str, pollers: int, seconds: float) -> list[fl
     end = time.perf_counter() + seconds
 
     def poll(number: int) -> None:
-        time.sleep(_PAUSE * number / pollers)
+        time.sleep(_PAUSE * number / pollers)  # readers ask at different moments
         while True:
             began = time.perf_counter()
             jobs.get(job)

@@ -114,7 +114,7 @@ class Gate:
             # A page on the web can point its own name at 127.0.0.1 (DNS rebinding).
             if not here:
                 raise HostRefused
-            # And can send much without being asked: forms, and requests that need no leave.
+            # And browsers send forms and other simple requests of any page without asking first.
             if _of_another_page(headers):
                 raise OriginRefused
             return _EVERYBODY
@@ -183,10 +183,10 @@ def _content_length(headers: dict[bytes, bytes]) -> int:
 
 
 def _of_another_page(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser says that a page of somebody else's has made the request.
+    """Whether a browser says that a page of another site or port has made the request.
 
-    Programs send neither header. Another port of this machine is another page, where the browser
-    tells; an old one names the origin alone, and only with requests that can change something.
+    Programs send neither header. Old browsers send `origin` alone, and only with requests that may
+    change something; then a page on another port of this machine is let in.
     """
     if headers.get(b"sec-fetch-site", b"") in (b"cross-site", b"same-site"):
         return True

@@ -128,8 +128,8 @@ def part_command(
 def end_family(process: subprocess.Popen[bytes]) -> None:
     """Ends a part and every process that it has started and that still runs.
 
-    Trainings are sessions of their own, which a signal to the group does not reach; they are
-    looked up while the part still runs, for later nobody knows whose they were (Linux).
+    Trainings are sessions of their own, which a signal to the group does not reach. They are
+    looked up while the part still runs: once it has ended, their parent is another process (Linux).
     """
     others = _started_by(process.pid)
     for number in (signal.SIGTERM, signal.SIGKILL):

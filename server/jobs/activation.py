@@ -54,7 +54,7 @@ class Activation:
 
         Raises:
             ActivationFailed: If a server tried and refused, or was not heard of again.
-            JobStopped, WorkerStopping: From `check`; a request that nobody has taken is withdrawn.
+            JobStopped, WorkerStopping: From `check`; a request not yet taken is withdrawn.
             AttemptOver: If the job was stopped before it could say anything; the same.
         """
         store = self._deployment_of(checkpoint)

@@ -35,7 +35,7 @@ _CHUNK = LONGEST_READ
 _HEADER_BYTES = 1 << 20
 _DIRECTORY_ENTRY_BYTES = 192
 _TAR_OVERHEAD = 1 << 20
-"""Bytes of headers and padding that a tar may have beside the bytes that count."""
+"""Bytes that a tar may have above the limit of its content, for headers and padding."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LITTER = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})

@@ -29,7 +29,8 @@ class TarStream:
 
     Args:
         stream: The tar, unzipped.
-        check: Is told the position before it is passed; raises where that is too far.
+        check: Called with every position before it is read or skipped to; raises if that is
+            beyond the limit.
     """
 
     def __init__(self, stream: IO[bytes], check: Callable[[int], None]) -> None:

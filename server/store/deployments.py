@@ -183,7 +183,7 @@ class Deployments:
     def give_up(self, request: str, reason: str) -> None:
         """Fails a request whose server is gone, so that no later server takes it up.
 
-        Nothing changes if it has ended, nobody has taken it, or its server lives after all.
+        Nothing changes if it has ended, no server has taken it, or its server lives after all.
 
         Args:
             request: Its id.
