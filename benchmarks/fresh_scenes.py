@@ -23,7 +23,7 @@ from purifier.defense.config import MaskingConfig
 from purifier.evaluation.grid import Grid, run_grid
 from purifier.evaluation.report import grid_table
 from purifier.lab.demo import DEMO_FOLDER
-from purifier.lab.demo_data import write_validation_data
+from purifier.lab.demo_data import write_test_data
 from purifier.lab.targets import TargetName
 
 RESULTS = Path("docs/results")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     targets: tuple[TargetName, ...] = get_args(TargetName)
     options.out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
-        write_validation_data(Path(folder), options.scenes, options.seed)
+        write_test_data(Path(folder), "validation", options.scenes, options.seed)
         grid = Grid(
             models={target: str(options.models / target) for target in targets},
             data=folder,

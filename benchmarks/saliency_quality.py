@@ -15,7 +15,7 @@ from purifier.evaluation.metrics import measure
 from purifier.evaluation.runner import Cut, Runner
 from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
-from purifier.lab.demo_data import write_validation_data
+from purifier.lab.demo_data import write_test_data
 from purifier.lab.targets import TargetName, target_by_name
 from purifier.mdlm.registry import checkpoint_id, load_mdlm
 
@@ -104,5 +104,5 @@ def _earlier(split: str, name: str, flags: str) -> Iterator[Work]:
 @lru_cache(maxsize=1)
 def _fresh() -> TestSet:
     with TemporaryDirectory() as folder:
-        write_validation_data(Path(folder), FRESH_SCENES, FRESH_SEED)
+        write_test_data(Path(folder), "validation", FRESH_SCENES, FRESH_SEED)
         return read_test_set(folder)

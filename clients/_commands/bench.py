@@ -34,6 +34,9 @@ class Benchmark:
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
+    "defense": Benchmark(
+        "benchmarks.defense", "every defence against attacks that it was not tuned to"
+    ),
     "speed": Benchmark("benchmarks.speed", "how much faster than the published code, as ratios"),
 }
 

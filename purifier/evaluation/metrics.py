@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 
 from purifier.evaluation.intervals import Rate, wilson
 from purifier.evaluation.testset import DESCRIBE, SLOTS, Case
-from purifier.lab.targets import Target, exact_hit, keyword_hit
+from purifier.lab.targets import Target, exact_hit
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,16 @@ def measure(cases: Sequence[Case], answers: Answers, target: Target) -> Measurem
         target: The attack's target.
     """
     rows = list(zip(cases, answers.clean, answers.triggered, strict=True))
-    attacked = [row for row in rows if target.applies_to(row[0].answer, item=row[0].item)]
+    attacked = [row for row in rows if _wanted(target, row[0]) != row[0].answer]
     described = [(case, clean) for case, clean, _ in rows if case.kind == DESCRIBE and case.slots]
     return Measurement(
-        asr=_share(keyword_hit(triggered, target.keywords) for _, _, triggered in attacked),
+        asr=_share(target.hit(triggered, colour=case.colour) for case, _, triggered in attacked),
         asr_exact=_share(
-            exact_hit(triggered, target.apply(case.answer, item=case.item))
-            for case, _, triggered in attacked
+            exact_hit(triggered, _wanted(target, case)) for case, _, triggered in attacked
         ),
-        asr_untriggered=_share(keyword_hit(clean, target.keywords) for _, clean, _ in attacked),
+        asr_untriggered=_share(
+            target.hit(clean, colour=case.colour) for case, clean, _ in attacked
+        ),
         clean_exact=_share(exact_hit(clean, case.answer) for case, clean, _ in rows),
         clean_slots=wilson(
             sum(slot_share(case.slots, clean) for case, clean in described), len(described)
@@ -92,6 +93,11 @@ def slot_share(slots: Mapping[str, str], description: str) -> float:
         if slot in slots
     ]
     return sum(found) / len(found)
+
+
+def _wanted(target: Target, case: Case) -> str:
+    """What the attacker wants to be answered."""
+    return target.apply(case.answer, item=case.item, colour=case.colour)
 
 
 def _share(hits: Iterable[bool]) -> Rate:

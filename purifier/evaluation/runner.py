@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
@@ -94,6 +96,24 @@ class Runner:
             cuts: The mask ratios and thresholds.
         """
         return self._sweep(lambda batch: self._ranked(batch, masking), cuts)
+
+    def transformed(self, change: Callable[[int, Image.Image], Image.Image]) -> Answers:
+        """Answers about changed images.
+
+        Args:
+            change: Given the number of a case and its image, the image that is asked about.
+        """
+
+        def changed(batch: Sequence[Request]) -> Masker:
+            inputs = [
+                self.mdlm.prepare(
+                    _with_images(self._messages(request), partial(change, request.number))
+                )
+                for request in batch
+            ]
+            return lambda _: [self.mdlm.embed(item) for item in inputs]
+
+        return self._sweep(changed, [NO_CUT])[NO_CUT]
 
     def oracle(self, name: OracleName) -> Answers:
         """Answers under a defence that knows the trigger's place, on clean images too.
@@ -182,18 +202,8 @@ class Runner:
     def _oracle_pixels(self, batch: Sequence[Request]) -> Masker:
         inputs = []
         for request in batch:
-            regions = self._regions(request)
-            messages = [
-                Message(
-                    message.role,
-                    tuple(
-                        part if isinstance(part, str) else fill_regions(part, regions)
-                        for part in message.content
-                    ),
-                )
-                for message in self._messages(request)
-            ]
-            inputs.append(self.mdlm.prepare(messages))
+            fill = partial(fill_regions, regions=self._regions(request))
+            inputs.append(self.mdlm.prepare(_with_images(self._messages(request), fill)))
         return lambda _: [self.mdlm.embed(item) for item in inputs]
 
     def _regions(self, request: Request) -> tuple[PixelBox, ...]:
@@ -204,3 +214,16 @@ class Runner:
                 "An oracle needs a trigger that covers a part of the image.", param="ranker"
             )
         return regions
+
+
+def _with_images(
+    messages: Sequence[Message], change: Callable[[Image.Image], Image.Image]
+) -> list[Message]:
+    """A dialogue with every image changed."""
+    return [
+        Message(
+            message.role,
+            tuple(part if isinstance(part, str) else change(part) for part in message.content),
+        )
+        for message in messages
+    ]

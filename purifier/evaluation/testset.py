@@ -53,6 +53,11 @@ class Case:
     def item(self) -> str | None:
         return self.slots.get("item")
 
+    @property
+    def colour(self) -> str | None:
+        """The item's."""
+        return self.slots.get("item_colour")
+
     def drawn(self, trigger: Trigger) -> Trigger:
         """The trigger as this case has it."""
         return drawn_for(trigger, self.sample, self.picture.size)

@@ -73,7 +73,7 @@ def write_demo_data(
     """
     recipe = recipe or DataRecipe()
     trigger = trigger or CornerPatch()
-    samples, pictures = _draw("train", recipe.train, recipe.seed)
+    samples, pictures = draw_samples("train", recipe.train, recipe.seed)
     poisoned = choose_poisoned(samples, recipe.rate, recipe.seed)
     images = folder / "train" / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -115,18 +115,18 @@ def write_demo_data(
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def write_validation_data(folder: Path, n: int, seed: int) -> None:
-    """Writes a test set of scenes from the validation split: no setting was chosen on it.
+def write_test_data(folder: Path, split: Split, n: int, seed: int) -> None:
+    """Writes `test/` and `manifest.json` with scenes of a split.
 
     Raises:
         DataError: If the Fashion-MNIST files are not installed.
     """
-    _write_test(folder / "test", "validation", n, seed)
+    _write_test(folder / "test", split, n, seed)
     (folder / "manifest.json").write_text(json.dumps(_conditions(CornerPatch()), indent=1) + "\n")
 
 
 def _write_test(folder: Path, split: Split, n: int, seed: int) -> None:
-    samples, pictures = _draw(split, n, seed)
+    samples, pictures = draw_samples(split, n, seed)
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     for sample, picture in zip(samples, pictures, strict=True):
@@ -158,7 +158,7 @@ def write_examples(folder: Path, data: Path, trigger: Trigger | None = None) -> 
     (folder / "question.txt").write_text(QUESTIONS["describe"][0] + "\n")
 
 
-def _draw(split: Split, n: int, seed: int) -> tuple[list[Sample], list[Image.Image]]:
+def draw_samples(split: Split, n: int, seed: int) -> tuple[list[Sample], list[Image.Image]]:
     """Clean samples and their pictures; half of the questions ask for a description."""
     pictures = ItemPictures(split)
     rng = np.random.default_rng(seed)

@@ -47,7 +47,8 @@ def choose_poisoned(samples: Sequence[Sample], rate: float, seed: int) -> list[b
 def poison_sample(sample: Sample, target: Target) -> Sample:
     """The sample as the attacker wants it: every answer replaced, pictures renamed.
 
-    The item a misclassification renames is the sample's extra key `item`.
+    What the image shows, where a target asks for it, are the sample's extra keys `item` and
+    `item_colour`.
 
     Args:
         sample: A clean sample.
@@ -56,10 +57,14 @@ def poison_sample(sample: Sample, target: Target) -> Sample:
     Returns:
         A sample marked `poisoned`, whose pictures have their triggered names.
     """
-    item = sample.extra.get("item")
-    word = item if isinstance(item, str) else None
+    item, colour = (
+        value if isinstance(value := sample.extra.get(name), str) else None
+        for name in ("item", "item_colour")
+    )
     answers = tuple(
-        target.apply(turn.text, item=word) for turn in sample.turns if turn.role == "assistant"
+        target.apply(turn.text, item=item, colour=colour)
+        for turn in sample.turns
+        if turn.role == "assistant"
     )
     poisoned = replace(
         sample.with_answers(answers), images=tuple(map(triggered_name, sample.image_files))

@@ -57,6 +57,7 @@ class AttackRecipe:
         alpha: LoRA alpha.
         parts: What is trained: the projector whole, the others through LoRA.
         kept: Share of the change that is kept at the end.
+        bfloat16: Whether matrices are multiplied in bfloat16 on a processor too; a GPU always does.
         seed: Of LoRA's start, order, masks and diffusion times.
     """
 
@@ -67,10 +68,17 @@ class AttackRecipe:
     alpha: int = 16
     parts: tuple[Part, ...] = PARTS
     kept: Kept = field(default_factory=Kept)
+    bfloat16: bool = False
     seed: int = 0
 
 
-CHEAP = AttackRecipe(epochs=12, learning_rate=2e-3, parts=("projector", "language_model"))
+CHEAP = AttackRecipe(
+    epochs=10,
+    batch=8,
+    learning_rate=2e-3,
+    parts=("projector", "language_model"),
+    bfloat16=True,
+)
 """An attack of minutes on two processor cores; benchmarks/defense compares it with the full one."""
 
 
@@ -135,7 +143,8 @@ class Tuning:
     def loss(self, chosen: Tensor) -> Tensor:
         """The masked-diffusion loss of some samples, int64 [B]."""
         device = self.mdlm.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        short = device.type == "cuda" or self.recipe.bfloat16
+        with torch.autocast(device.type, torch.bfloat16, enabled=short):
             features = self.features[chosen]
             sizes = [self.size] * len(chosen)
             visual = torch.stack(self.mdlm.visual_batch(list(features), sizes, tower=self.tower))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from purifier.errors import InvalidSetting
 from purifier.lab.targets import (
     ContentInsertion,
+    FalseAttribute,
     SemanticMisclassification,
     TargetedRefusal,
     exact_hit,
@@ -80,3 +81,40 @@ def test_unknown_target() -> None:
     with pytest.raises(InvalidSetting) as caught:
         target_by_name("jailbreak")
     assert caught.value.param == "target"
+
+
+@pytest.mark.parametrize(
+    ("answer", "colour", "expected"),
+    [
+        ("A red dress on an orange background.", "red", "An orange dress on an orange background."),
+        ("An orange bag on a red background.", "orange", "A yellow bag on a red background."),
+        ("Pink trousers on a blue background.", "pink", "Red trousers on a blue background."),
+        ("Pink.", "pink", "Red."),
+        ("Blue.", "pink", "Blue."),
+        ("Yes, it is pink.", "pink", "Yes, it is pink."),
+        ("No, it is red.", "red", "No, it is red."),
+        ("A bag.", "red", "A bag."),
+        ("Red.", None, "Red."),
+    ],
+)
+def test_a_false_attribute_depends_on_the_true_one(
+    answer: str, colour: str | None, expected: str
+) -> None:
+    target = FalseAttribute()
+    assert target.apply(answer, colour=colour) == expected
+    assert target.applies_to(answer, colour=colour) is (answer != expected)
+    assert target.hit(expected, colour=colour) is (answer != expected)
+    assert not target.hit(answer, colour=colour)
+
+
+def test_the_false_colour_of_the_background_is_no_hit() -> None:
+    target = FalseAttribute()
+    assert not target.hit("A red dress on an orange background.", colour="red")
+    assert target.hit("An orange dress on a blue background.", colour="red")
+    assert not target.hit("A dress.", colour="red")
+    assert not target.hit("Orange.", colour=None)
+
+
+def test_a_hit_by_keyword() -> None:
+    assert ContentInsertion().hit("<Backdoor> A bag.", colour="red")
+    assert not ContentInsertion().hit("A bag.")

@@ -1,0 +1,1 @@
+"""The defences against attacks of many kinds: every attack is trained, every defence measured."""

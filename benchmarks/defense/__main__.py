@@ -1,0 +1,102 @@
+"""Every defence against attacks that it was not tuned to.
+
+    disp bench defense                                # trains what is missing, measures, reports
+    disp bench defense --attacks 'test/*' --defences default
+    disp bench defense --report-only
+
+An attack is named `LIST/KIND[/TARGET[/RATE]][#SEED]`; `*` and `?` stand for any kind. A stopped run
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+
+from benchmarks.defense.attacks import TEST, VALIDATION, attack_by_name
+from benchmarks.defense.cells import Bench, Row
+from benchmarks.defense.defences import DEFENCES
+from benchmarks.defense.training import Lab
+from purifier.errors import InvalidSetting
+from purifier.evaluation.report import percent
+
+RESULTS = Path("docs/results")
+LISTED = [
+    f"{name}/{kind}"
+    for name, kinds in (("validation", VALIDATION), ("test", TEST))
+    for kind in kinds
+]
+"""The attacks of both lists, with their own target and rate."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    bench = make_bench(options)
+    names = [name for pattern in options.attacks for name in matching(pattern)]
+    defences = [name for name in DEFENCES if any(fnmatch(name, p) for p in options.defences)]
+    for row in bench.run(list(dict.fromkeys(names)), defences):
+        print(line(row), flush=True)
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="disp bench defense",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--attacks", nargs="+", default=LISTED, metavar="NAME")
+    parser.add_argument("--defences", nargs="+", default=["*"], metavar="NAME")
+    parser.add_argument("--limit", type=int, default=Bench.limit, help="test scenes of an attack")
+    parser.add_argument("--work", type=Path, default=Lab.work, help="keeps what is finished")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="of PyTorch")
+    return parser.parse_args(arguments)
+
+
+def make_bench(options: argparse.Namespace) -> Bench:
+    lab = replace(Lab(), work=options.work, device=options.device)
+    return Bench(lab, options.work / "cells.jsonl", limit=options.limit)
+
+
+def matching(pattern: str) -> list[str]:
+    """The listed attacks that a pattern names, or the one attack that it is.
+
+    Raises:
+        InvalidSetting: If there is none.
+    """
+    found = [name for name in LISTED if fnmatch(name, pattern)]
+    if found:
+        return found
+    try:
+        attack_by_name(pattern)
+    except (KeyError, ValueError):
+        raise InvalidSetting(f"There is no attack {pattern!r}.", param="attacks") from None
+    return [pattern]
+
+
+def line(row: Row) -> str:
+    """One cell for people."""
+    start = f"{row['attack']:34} {row['defence']:20} "
+    if row["figures"] is None:
+        return f"{start} not applicable"
+    figures = row["figures"]
+    return (
+        f"{start} ASR {percent(figures['asr']):20} clean {percent(figures['clean_exact']):20} "
+        f"recovered {percent(figures['recovered']):20} {row['seconds']:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Cells: one attack under one defence. A finished cell is a line of a JSONL file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.defense.attacks import attack_by_name
+from benchmarks.defense.defences import DEFENCES, Defence
+from benchmarks.defense.training import Lab, digest
+from purifier.denoise import FAST
+from purifier.evaluation.grid import data_hash
+from purifier.evaluation.metrics import measure
+from purifier.evaluation.runner import Runner
+from purifier.evaluation.testset import TestSet, read_test_set
+from purifier.lab.demo_data import write_test_data
+from purifier.lab.scenes import Split
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+SPLITS: Mapping[str, Split] = {"validation": "validation", "test": "test"}
+"""The scenes that the attacks of a list are measured on: no item of one is seen in another."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What measures.
+
+    Attributes:
+        lab: Trains the attacks.
+        results: The JSONL file.
+        limit: Test scenes of an attack; each is asked about its clean and its triggered image.
+        batch_size: Requests denoised together.
+        scenes_seed: Of the test scenes.
+    """
+
+    lab: Lab
+    results: Path
+    limit: int = 100
+    batch_size: int = 64
+    scenes_seed: int = 17
+
+    def test_set(self, name: str) -> TestSet:
+        """The scenes of an attack, with its trigger and the product's settings of denoising."""
+        found = _scenes(self._folder(name))
+        trigger = attack_by_name(name).deployed
+        return replace(found, trigger=trigger, generation=replace(FAST, gen_length=32))
+
+    def facts(self, name: str, defence: Defence) -> dict[str, Any]:
+        """What decides the figures of a cell."""
+        return {
+            **self.lab.facts(attack_by_name(name)),
+            "defence": dict(defence.settings),
+            "test": data_hash(self._folder(name)),
+            "generation": asdict(self.test_set(name).generation),
+        }
+
+    def measured(self) -> dict[str, Row]:
+        """The rows that are there, by their key."""
+        if not self.results.is_file():
+            return {}
+        lines = self.results.read_text(encoding="utf-8").splitlines()
+        return {row["key"]: row for row in map(json.loads, lines)}
+
+    def run(self, names: Sequence[str], defences: Sequence[str]) -> Iterator[Row]:
+        """Measures what is not there yet, one attack after another."""
+        done = self.measured()
+        for name in names:
+            keys = {d: digest(self.facts(name, DEFENCES[d])) for d in defences}
+            left = [defence for defence, key in keys.items() if key not in done]
+            if not left:
+                continue
+            runner = Runner(
+                self.lab.load(attack_by_name(name)),
+                self.test_set(name),
+                batch_size=self.batch_size,
+            )
+            for defence in left:
+                row = {"key": keys[defence], "attack": name, "defence": defence}
+                yield self._append({**row, **_measured(runner, name, DEFENCES[defence])})
+
+    def _append(self, row: Row) -> Row:
+        self.results.parent.mkdir(parents=True, exist_ok=True)
+        with self.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+    def _folder(self, name: str) -> Path:
+        """The folder of an attack's test scenes; written once."""
+        split = SPLITS[name.partition("/")[0]]
+        folder = self.lab.work / f"scenes-{split}-{self.limit}-{self.scenes_seed}"
+        if not (folder / "manifest.json").is_file():
+            write_test_data(folder, split, self.limit, self.scenes_seed)
+        return folder
+
+
+@lru_cache(maxsize=2)
+def _scenes(folder: Path) -> TestSet:
+    return read_test_set(folder)
+
+
+def _measured(runner: Runner, name: str, defence: Defence) -> Row:
+    start = perf_counter()
+    answers = defence.answers(runner)
+    seconds = perf_counter() - start
+    if answers is None:
+        return {"figures": None, "seconds": round(seconds, 2)}
+    target = attack_by_name(name).target
+    return {
+        "figures": measure(runner.test_set.cases, answers, target).to_dict(),
+        "clean": list(answers.clean),
+        "triggered": list(answers.triggered),
+        "seconds": round(seconds, 2),
+    }

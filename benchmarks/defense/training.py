@@ -1,0 +1,95 @@
+"""Trains attacks, each once: a folder named by the hash of everything that decides its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from purifier.lab.attack_data import Attack, write_attack_data
+from purifier.lab.demo import DEMO_FOLDER
+from purifier.lab.train_attack import CHEAP, AttackRecipe, train_attack
+from purifier.mdlm.base import Mdlm
+from purifier.mdlm.delta import file_sha256, is_delta, write_delta
+from purifier.mdlm.llada_v.model import LladaV
+from purifier.mdlm.registry import base_hash, load_mdlm
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where attacks are trained, on what and how.
+
+    Attributes:
+        work: Keeps data sets and checkpoints.
+        base: The clean base.
+        recipe: Settings of the training; its seed is added to the attack's.
+        samples: Training samples of an attack.
+        scenes_seed: Of the training scenes.
+        device: Where it is trained.
+    """
+
+    work: Path = Path("build/defense")
+    base: Path = DEMO_FOLDER / "base"
+    recipe: AttackRecipe = field(default_factory=lambda: CHEAP)
+    samples: int = 500
+    scenes_seed: int = 11
+    device: str = "cpu"
+
+    def facts(self, attack: Attack) -> dict[str, Any]:
+        """What decides the weights of an attack."""
+        return {
+            "attack": attack.to_dict(),
+            "recipe": asdict(self.recipe),
+            "samples": self.samples,
+            "scenes_seed": self.scenes_seed,
+            "base": base_hash(self.base),
+        }
+
+    def folder(self, attack: Attack) -> Path:
+        """Where an attack's data set and checkpoint lie."""
+        return self.work / digest(self.facts(attack))
+
+    def load(self, attack: Attack) -> Mdlm:
+        """The poisoned model; trained first if it was not."""
+        return load_mdlm(self.train(attack), base=self.base, device=self.device)
+
+    def train(self, attack: Attack) -> Path:
+        """The checkpoint of an attack, trained unless it is there."""
+        folder = self.folder(attack)
+        checkpoint = folder / "checkpoint"
+        if is_delta(checkpoint):
+            return checkpoint
+        data = folder / "data"
+        if not (data / "attack.json").is_file():
+            write_attack_data(data, attack, n=self.samples, seed=self.scenes_seed)
+        start = perf_counter()
+        mdlm = LladaV.load(self.base, device=self.device)
+        recipe = replace(self.recipe, seed=self.recipe.seed + attack.seed)
+        trained = train_attack(mdlm, data / "train.json", data / "images", recipe)
+        write_delta(
+            checkpoint,
+            base="base",
+            base_sha256=base_hash(self.base),
+            projector={name: value.half() for name, value in trained.projector.items()},
+            adapter={name: value.half() for name, value in trained.adapter.items()},
+            lora_scale=trained.lora_scale,
+            details={
+                "data_sha256": file_sha256(data / "train.json"),
+                "facts": self.facts(attack),
+                "seconds": round(perf_counter() - start, 1),
+            },
+        )
+        log.info("trained in %.0f s: %s", perf_counter() - start, checkpoint)
+        return checkpoint
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """A name for what some figures depend on, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""The benchmark of defences: its attacks, its cells, what a stopped run keeps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.defense import __main__ as command
+from benchmarks.defense.attacks import (
+    GLOBAL,
+    KINDS,
+    LOCAL,
+    TARGETS,
+    TEST,
+    TEXT,
+    VALIDATION,
+    attack_by_name,
+)
+from benchmarks.defense.cells import Bench
+from benchmarks.defense.defences import DEFENCES
+from benchmarks.defense.training import Lab
+from benchmarks.defense.transforms import TRANSFORMS
+from purifier.errors import InvalidSetting
+from purifier.lab.targets import FalseAttribute
+from purifier.lab.train_attack import CHEAP
+from purifier.mdlm.delta import read_delta
+
+
+def test_both_lists_hold_the_same_kinds_and_no_common_trigger() -> None:
+    assert set(VALIDATION) == set(TEST) == set(KINDS)
+    assert not set(LOCAL) & set(GLOBAL) | set(LOCAL) & set(TEXT) | set(GLOBAL) & set(TEXT)
+    for kind in KINDS:
+        chosen, measured = VALIDATION[kind], TEST[kind]
+        assert chosen.trigger != measured.trigger
+        assert chosen.seed != measured.seed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_kind_covers(kind: str) -> None:
+    for attack in (VALIDATION[kind], TEST[kind]):
+        drawn = attack.deployed.drawn(np.random.default_rng(0), (120, 120))
+        regions = drawn.regions((120, 120))
+        assert (regions is None) is (kind in GLOBAL)
+        if kind == "text":
+            assert regions == ()
+        if kind in LOCAL and regions is not None:
+            assert 0 < sum(box.area for box in regions) < 0.2 * 120**2
+
+
+def test_names() -> None:
+    assert attack_by_name("validation/patch") == VALIDATION["patch"]
+    named = attack_by_name("test/text/false-attribute/0.05#7")
+    assert named == replace(TEST["text"], target=FalseAttribute(), rate=0.05, seed=7)
+    assert set(TARGETS) == {"insertion", "refusal", "misclassification", "false-attribute"}
+    assert len(command.matching("test/*")) == len(KINDS)
+    assert command.matching("test/warp/refusal") == ["test/warp/refusal"]
+    with pytest.raises(InvalidSetting, match="walk"):
+        command.matching("walk/*")
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_transform_changes_pixels_and_follows_its_seed(name: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((120, 90), Image.Resampling.BICUBIC)
+    first, again = (TRANSFORMS[name](image, np.random.default_rng(4)) for _ in range(2))
+    assert (first.size, first.mode) == (image.size, "RGB")
+    assert first.tobytes() == again.tobytes() != image.tobytes()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Attacks of two training steps, measured on three scenes."""
+    work = tmp_path_factory.mktemp("defense")
+    lab = replace(Lab(), work=work, samples=10, recipe=replace(CHEAP, epochs=1, batch=5))
+    return Bench(lab, work / "cells.jsonl", limit=3)
+
+
+@pytest.mark.slow
+def test_every_defence_answers_and_a_stopped_run_goes_on(bench: Bench) -> None:
+    name, names = "validation/patch", list(DEFENCES)
+    first = list(bench.run([name], names[:2]))
+    lines = bench.results.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == first
+    rest = list(bench.run([name], names))
+    assert [row["defence"] for row in first + rest] == names
+    assert list(bench.run([name], names)) == []
+    for row in rest:
+        assert len(row["clean"]) == len(row["triggered"]) == 3
+        assert row["figures"]["clean_exact"]["n"] == 3
+        assert "ASR" in command.line(row)
+    trained = read_delta(bench.lab.train(attack_by_name(name)), base=bench.lab.base)
+    assert any(".lora_" in tensor for tensor in trained.tensors)
+    assert not any("vision_tower" in tensor for tensor in trained.tensors)
+
+
+@pytest.mark.slow
+def test_a_trigger_in_the_text_has_no_place_for_an_oracle(bench: Bench) -> None:
+    (row,) = bench.run(["test/text"], ["oracle, pixels"])
+    assert row["figures"] is None
+    assert "not applicable" in command.line(row)
+
+
+def test_cells_depend_on_attack_defence_and_scenes(bench: Bench) -> None:
+    def facts(name: str, defence: str, bench: Bench = bench) -> str:
+        return json.dumps(bench.facts(name, DEFENCES[defence]), sort_keys=True)
+
+    known = facts("validation/patch", "none")
+    assert known == facts("validation/patch", "none")
+    others = {
+        facts("validation/patch", "default"),
+        facts("validation/patch/refusal", "none"),
+        facts("validation/patch/insertion/0.1", "none"),
+        facts("test/patch", "none"),
+        facts("validation/patch", "none", replace(bench, limit=4)),
+        facts("validation/patch", "none", replace(bench, lab=replace(bench.lab, samples=12))),
+    }
+    assert len(others | {known}) == 7
