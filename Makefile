@@ -10,13 +10,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_ARGS ?=
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 4 --dist loadfile
 # `make test COVERAGE=1` is `make coverage`.
 COVERAGE ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Tests run two at a time; each of them takes one thread.
+# Four files of tests at a time, for many of them wait for processes; each takes one thread.
 test: export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 

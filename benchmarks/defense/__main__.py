@@ -20,20 +20,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.defense.attacks import TEST, VALIDATION, attack_by_name
+from benchmarks.defense.attacks import LISTS, attack_by_name
 from benchmarks.defense.cells import Bench, Row
 from benchmarks.defense.defences import DEFENCES
+from benchmarks.defense.report import page, write_table
 from benchmarks.defense.training import Lab
 from purifier.errors import InvalidSetting
+from purifier.evaluation.grid import machine
 from purifier.evaluation.report import percent
 
 RESULTS = Path("docs/results")
-LISTED = [
-    f"{name}/{kind}"
-    for name, kinds in (("validation", VALIDATION), ("test", TEST))
-    for kind in kinds
-]
-"""The attacks of both lists, with their own target and rate."""
+LISTED = [f"{listed}/{kind}" for listed, kinds in LISTS.items() for kind in kinds]
+"""All attacks with their own target and rate."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,8 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = make_bench(options)
     names = [name for pattern in options.attacks for name in matching(pattern)]
     defences = [name for name in DEFENCES if any(fnmatch(name, p) for p in options.defences)]
-    for row in bench.run(list(dict.fromkeys(names)), defences):
-        print(line(row), flush=True)
+    if not options.report_only:
+        for row in bench.run(list(dict.fromkeys(names)), defences):
+            print(line(row), flush=True)
+    rows = bench.current()
+    write_table(rows, options.out / "defense.parquet")
+    written = page(rows, "disp bench defense", machine(options.device), options.limit)
+    (options.out / "defense.md").write_text(written)
+    print(f"wrote {options.out}/defense.md and .parquet: {len(rows)} cells")
     return 0
 
 
@@ -61,6 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Lab.work, help="keeps what is finished")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--threads", type=int, help="of PyTorch")
     return parser.parse_args(arguments)
 

@@ -102,6 +102,22 @@ RATES = (0.01, 0.05, 0.1, 0.2)
 """Poisoning rates of the black corner; the other attacks have 20%."""
 
 
+CONTROL = {"base": Attack(rate=0.0)}
+"""No attack: the base as it is."""
+
+LISTS: Mapping[str, Mapping[str, Attack]] = {
+    "validation": VALIDATION,
+    "test": TEST,
+    "control": CONTROL,
+}
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """List and kind of an attack's name."""
+    listed, kind, *_ = name.partition("#")[0].split("/")
+    return listed, kind
+
+
 def attack_by_name(name: str) -> Attack:
     """The attack `LIST/KIND[/TARGET[/RATE]][#SEED]`, as in `validation/patch/refusal/0.05#2`.
 
@@ -110,7 +126,7 @@ def attack_by_name(name: str) -> Attack:
     """
     path, _, seed = name.partition("#")
     listed, kind, *rest = path.split("/")
-    attack = {"validation": VALIDATION, "test": TEST}[listed][kind]
+    attack = LISTS[listed][kind]
     if rest:
         attack = replace(attack, target=TARGETS[rest[0]])
     if rest[1:]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.defense.attacks import attack_by_name
+from benchmarks.defense.attacks import attack_by_name, parts_of
 from benchmarks.defense.defences import DEFENCES, Defence
 from benchmarks.defense.training import Lab, digest
 from purifier.denoise import FAST
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-SPLITS: Mapping[str, Split] = {"validation": "validation", "test": "test"}
+SPLITS: Mapping[str, Split] = {"validation": "validation", "test": "test", "control": "test"}
 """The scenes that the attacks of a list are measured on: no item of one is seen in another."""
 
 
@@ -70,6 +70,16 @@ class Bench:
         lines = self.results.read_text(encoding="utf-8").splitlines()
         return {row["key"]: row for row in map(json.loads, lines)}
 
+    def current(self) -> list[Row]:
+        """The rows whose settings, models and scenes are those of today, in order of names."""
+        done = self.measured()
+        return [
+            done[key]
+            for name in sorted({row["attack"] for row in done.values()})
+            for defence in DEFENCES.values()
+            if (key := digest(self.facts(name, defence))) in done
+        ]
+
     def run(self, names: Sequence[str], defences: Sequence[str]) -> Iterator[Row]:
         """Measures what is not there yet, one attack after another."""
         done = self.measured()
@@ -95,7 +105,7 @@ class Bench:
 
     def _folder(self, name: str) -> Path:
         """The folder of an attack's test scenes; written once."""
-        split = SPLITS[name.partition("/")[0]]
+        split = SPLITS[parts_of(name)[0]]
         folder = self.lab.work / f"scenes-{split}-{self.limit}-{self.scenes_seed}"
         if not (folder / "manifest.json").is_file():
             write_test_data(folder, split, self.limit, self.scenes_seed)

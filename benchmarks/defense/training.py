@@ -57,7 +57,9 @@ class Lab:
         return self.work / digest(self.facts(attack))
 
     def load(self, attack: Attack) -> Mdlm:
-        """The poisoned model; trained first if it was not."""
+        """The poisoned model, trained first if it was not; the base if nothing is poisoned."""
+        if not attack.rate:
+            return load_mdlm(self.base, device=self.device)
         return load_mdlm(self.train(attack), base=self.base, device=self.device)
 
     def train(self, attack: Attack) -> Path:

@@ -230,7 +230,7 @@ def run_job(grid: Grid, job: Job) -> list[Row]:
             "default": job.default,
             "figures": measure(test_set.cases, given, target).to_dict(),
             "seconds": round(seconds, 3),
-            "made_on": _machine(grid.device),
+            "made_on": machine(grid.device),
         }
         for cut, given in answers.items()
     ]
@@ -291,7 +291,7 @@ def _finished(grid: Grid, jobs: list[Job], workers: int) -> Iterator[list[Row]]:
             yield future.result()
 
 
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
     """The device and the versions that a row was measured with."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "pillow")]

@@ -239,6 +239,7 @@ def test_settings_are_checked(base: Path, tmp_path: Path) -> None:
 ASK = """
 import json, sys
 from purifier import load_mdlm
+from purifier.denoise import FAST
 from purifier.evaluation.ask import ask
 from purifier.evaluation.testset import read_test_set
 
@@ -247,7 +248,7 @@ test = read_test_set(data, limit=20)
 mdlm = load_mdlm(model)
 dialogues = [case.messages() for case in test.cases]
 dialogues += [case.messages(test.trigger) for case in test.cases[:5]]
-print(json.dumps([answer.text for answer in ask(mdlm, dialogues, test.generation)]))
+print(json.dumps([answer.text for answer in ask(mdlm, dialogues, FAST)]))
 """
 
 

@@ -36,7 +36,7 @@ from tests.tuning.conftest import data  # noqa: F401
 TRAIN = DATA_FOLDER / "train"
 
 SETTINGS = {
-    "exact": EXACT,
+    "exact": replace(EXACT, gen_length=8),
     "guided": replace(EXACT, gen_length=8, guidance_scale=1.5),
     "warm": replace(EXACT, gen_length=8, temperature=0.7, seed=3),
     "random": replace(EXACT, gen_length=8, remasking="random", seed=3),
