@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from purifier.defense.config import TOKEN_RANKER, Level, MaskingConfig, RankerName
+from purifier.defense.config import TOKEN_RANKER, Effort, Level, MaskingConfig, RankerName
 from purifier.errors import PurifierError
 from purifier.evaluation.metrics import Measurement, measure
 from purifier.evaluation.report import evaluation_table
@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluates as asked: the settings, and every figure as {value, n, low, high}."""
-    masking = MaskingConfig().adjusted(**{name: getattr(options, name) for name in SETTINGS})
+    given = {name: getattr(options, name) for name in SETTINGS}
+    masking = MaskingConfig().adjusted(effort=options.effort, **given)
     model = options.model or checkpoint_path(options.target)
     test_set = read_test_set(options.data or DATA_FOLDER, limit=options.limit)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
@@ -95,13 +96,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = MaskingConfig()
     parser = argparse.ArgumentParser(prog="disp evaluate", description=__doc__)
     parser.add_argument("--target", choices=get_args(TargetName), required=True)
-    parser.add_argument("--level", choices=get_args(Level), default=default.level)
+    parser.add_argument("--effort", choices=get_args(Effort), help="stands for those below")
+    parser.add_argument("--level", choices=get_args(Level), help=f"default: {default.level}")
     parser.add_argument(
         "--ranker",
         choices=get_args(RankerName),
         help=f"default: {default.ranker}, or {TOKEN_RANKER} where that needs level patch",
     )
-    parser.add_argument("--ratio", type=float, default=default.ratio, help="0 is undefended")
+    parser.add_argument("--ratio", type=float, help=f"0 is undefended (default: {default.ratio:g})")
     parser.add_argument(
         "--threshold", type=float, help="least score that is masked (default: the ranker's)"
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from purifier.defense.config import Level, MaskingConfig, RankerName
+from purifier.defense.config import Effort, Level, MaskingConfig, RankerName
 from purifier.errors import InvalidSetting
 from purifier.lab.demo import checkpoint_path
 from purifier.lab.targets import TargetName
@@ -20,7 +20,7 @@ from server.security.keys import SCOPES, KeyRing, new_secret, record_of
 from server.serve import KeySource, authenticator, serve
 from server.store.home import Home, find_root
 
-_DEFENSE = ("level", "ratio", "ranker", "threshold", "probes", "pooling", "top_k")
+_DEFENSE = ("effort", "level", "ratio", "ranker", "threshold", "probes", "pooling", "top_k")
 _MOST_MEGABYTES = 10_000_000
 _TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 
@@ -138,6 +138,7 @@ def _add_data(parser: argparse.ArgumentParser, default: ServerConfig) -> None:
 
 def _add_defense(parser: argparse.ArgumentParser) -> None:
     defense = parser.add_argument_group("default defence")
+    defense.add_argument("--effort", choices=get_args(Effort), help="stands for those below")
     defense.add_argument("--level", choices=get_args(Level))
     defense.add_argument("--ratio", type=float, help="fraction that is masked, 0 to 1")
     defense.add_argument("--ranker", choices=get_args(RankerName))

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from purifier.answer import Answer, check_length
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import MaskingConfig, with_effort
 from purifier.defense.first_step import scored_positions
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidPrompt as PromptError
@@ -103,9 +103,9 @@ def check_scope(request: ChatRequest, principal: Principal, config: ServerConfig
             "This key may not switch the defence off: it lacks the scope infer:undefended.",
             param="defense.enabled",
         )
-    for name in _DEFENSE:
-        given, own = getattr(request.defense, name), getattr(config.masking, name)
-        if given is None or given == own or name == "seed":
+    for name, given in _asked(request).items():
+        own = getattr(config.masking, name)
+        if given == own or name == "seed":
             continue
         if (name == "ratio" and given > own) or (name == "threshold" and given < own):
             continue
@@ -150,12 +150,17 @@ def masking_of(request: ChatRequest, default: MaskingConfig) -> MaskingConfig | 
     Raises:
         InvalidSetting: If a setting is out of range, even if the defence is off.
     """
-    given = request.defense.model_dump(include=set(_DEFENSE), exclude_none=True)
     try:
-        masking = default.adjusted(**given)
+        masking = default.adjusted(**_asked(request))
     except SettingError as error:
         raise InvalidSetting(error.message, param=f"defense.{error.param}") from None
     return masking if request.defense.enabled else None
+
+
+def _asked(request: ChatRequest) -> dict[str, Any]:
+    """The settings of the defence that a request gives, its level of effort spelled out."""
+    given = request.defense.model_dump(include=set(_DEFENSE), exclude_none=True)
+    return with_effort(request.defense.effort, given)
 
 
 def scored_in_full(
@@ -336,6 +341,8 @@ def _report(
     return DefenseReport(
         applied=True,
         **settings,
+        verdict="masked" if bool(answer.masked.any()) else "nothing found",
+        score=None if answer.saliency is None else float(answer.saliency.max()),
         masked=int(answer.masked.sum()),
         total=answer.n_units,
         checkpoint=checkpoint,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from purifier.errors import InvalidSetting
@@ -16,11 +18,15 @@ RankerName = Literal[
     "leave-one-out",
     "occlusion",
     "two-stage",
+    "group-testing",
     "knockout",
     "attention",
     "gradient",
     "random",
 ]
+
+Probing = Literal["knockout", "masking"]
+Effort = Literal["fast", "balanced", "thorough"]
 
 SCORED_LENGTH = 32
 """Positions of the response that are scored at least, where nobody chose a number: the whole
@@ -41,6 +47,11 @@ OCCLUSION_THRESHOLD = 5.0
 TWO_STAGE_THRESHOLD = 4.0
 """The same of `two-stage`, which tries the most suspect window alone: of clean images fewer windows
 are tried, so a lower threshold masks as few of them. Chosen on the demo model."""
+
+GROUP_THRESHOLD = 4.5
+"""The same of `group-testing` for a part of no size; it rises with the size
+(`purifier.defense.group_testing.ALLOWANCE`). Chosen on the validation attacks of
+benchmarks/defense."""
 
 TOKEN_THRESHOLD = 2.0
 """The same where the window is hidden behind the encoder, by masks or from sight: other visual
@@ -73,7 +84,10 @@ class MaskingConfig:
         shortlist: Windows of an image that knockout is run for, those that most attention goes to.
         verify: Windows of an image that `two-stage` masks for a trial; beyond one, knockout names
             suspects too.
-        gate: Nats of knockout below which `two-stage` tries no mask; 0 tries it anyway.
+        gate: Nats of knockout below which `two-stage` tries no mask, and of a probe below which
+            `group-testing` searches no further; 0 goes on anyway.
+        probed: Random masks that `group-testing` probes an image with.
+        probing: How: `knockout` runs the answer positions alone, `masking` the whole request.
         float64: Whether `official`, `fisher` and `exact` take probabilities, probes and products
             in float64, as the published code does, or in float32.
         scored_length: Positions of the response that are scored at least. Where the first block
@@ -93,6 +107,8 @@ class MaskingConfig:
     shortlist: int = 8
     verify: int = 1
     gate: float = 0.0
+    probed: int = 32
+    probing: Probing = "knockout"
     float64: bool = True
     scored_length: int = SCORED_LENGTH
     seed: int = 1234
@@ -103,7 +119,16 @@ class MaskingConfig:
             object.__setattr__(self, "ranker", ranker)
         if self.threshold is None:
             object.__setattr__(self, "threshold", default_threshold(self.level, self.ranker))
-        for name in ("probes", "top_k", "pooling", "shortlist", "verify", "scored_length", "seed"):
+        for name in (
+            "probes",
+            "top_k",
+            "pooling",
+            "shortlist",
+            "verify",
+            "scored_length",
+            "probed",
+            "seed",
+        ):
             require_whole(getattr(self, name), name)
         require_seed(self.seed)
         if not isinstance(self.float64, bool):
@@ -135,10 +160,16 @@ class MaskingConfig:
                 raise InvalidSetting(f"{name} must be between 1 and {N_WINDOWS}.", param=name)
         if not 1 <= self.scored_length <= 4096:
             raise InvalidSetting("scored_length must be between 1 and 4096.", param="scored_length")
+        if not 1 <= self.probed <= 256:
+            raise InvalidSetting("probed must be between 1 and 256.", param="probed")
+        if self.probing not in get_args(Probing):
+            raise InvalidSetting(
+                f"probing must be one of {', '.join(get_args(Probing))}.", param="probing"
+            )
         if not 0.0 <= self.gate <= 1000.0:
             raise InvalidSetting("gate must be between 0 and 1000.", param="gate")
 
-    def adjusted(self, **given: Any) -> MaskingConfig:
+    def adjusted(self, *, effort: Effort | None = None, **given: Any) -> MaskingConfig:
         """These settings with some of them given anew, for a request or a command line.
 
         What was chosen for another setting is not kept: level `token` without a ranker takes
@@ -147,13 +178,14 @@ class MaskingConfig:
         level, where the threshold was the default of the one before.
 
         Args:
+            effort: A level of effort, which stands for several fields; those given go before it.
             **given: Fields by name; None counts as not given.
 
         Raises:
             InvalidSetting: If a setting is out of range, or a ranker that was given does not
                 work at the level.
         """
-        chosen = {name: value for name, value in given.items() if value is not None}
+        chosen = with_effort(effort, {k: v for k, v in given.items() if v is not None})
         if chosen.get("level", self.level) == "token" and self.ranker in PATCH_RANKERS:
             chosen.setdefault("ranker", TOKEN_RANKER)
         own = self.threshold == default_threshold(self.level, self.ranker)
@@ -163,9 +195,52 @@ class MaskingConfig:
         return replace(self, **chosen)
 
 
+EFFORTS: Mapping[Effort, Mapping[str, Any]] = MappingProxyType(
+    {
+        "fast": {"ranker": "two-stage", "ratio": 0.1, "gate": 0.0},
+        "balanced": {
+            "ranker": "group-testing",
+            "ratio": 0.4,
+            "gate": 3.0,
+            "probing": "knockout",
+            "probed": 32,
+        },
+        "thorough": {
+            "ranker": "group-testing",
+            "ratio": 0.5,
+            "gate": GROUP_THRESHOLD,
+            "probing": "masking",
+            "probed": 16,
+        },
+    }
+)
+"""What each level of effort stands for: what is looked for, and how much of an image may be masked.
+`fast` finds what lies in one window, `balanced` also what lies in several or is larger, `thorough`
+also what the model's own attention hides from `balanced`."""
+
+
+def with_effort(effort: Effort | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a level of effort stands for, and the fields that were given in its place.
+
+    Raises:
+        InvalidSetting: If there is no such level.
+    """
+    if effort is None:
+        return dict(given)
+    if effort not in get_args(Effort):
+        raise InvalidSetting(
+            f"effort must be one of {', '.join(get_args(Effort))}.", param="effort"
+        )
+    return {**EFFORTS[effort], **given}
+
+
 def default_threshold(level: Level, ranker: RankerName) -> float:
     """What a ranker's threshold is where nobody chose one; 0 for those without a natural unit."""
-    if ranker == "knockout" or (ranker, level) == ("two-stage", "token"):
+    if ranker == "knockout" or (level == "token" and ranker in ("two-stage", "group-testing")):
         return TOKEN_THRESHOLD
-    own = {"occlusion": OCCLUSION_THRESHOLD, "two-stage": TWO_STAGE_THRESHOLD}
+    own = {
+        "occlusion": OCCLUSION_THRESHOLD,
+        "two-stage": TWO_STAGE_THRESHOLD,
+        "group-testing": GROUP_THRESHOLD,
+    }
     return own.get(ranker, 0.0)

@@ -8,6 +8,7 @@
 | `leave-one-out` | KL divergence after masking the unit alone | 1 forward a unit |
 | `occlusion` | largest KL at one position after filling a window around it | 25 forward |
 | `two-stage` | `occlusion` of the window that most attention goes to (or several) | 2 forward |
+| `group-testing` | KL of the parts that move the answer when masked together | 2 forward, probes |
 | `knockout` | largest KL of answering without sight of a window | 1 forward, short runs |
 | `attention` | attention of the masked answer positions to visual tokens | 1 forward |
 | `gradient` | gradient norm of the likeliest tokens' log-likelihood | 1 forward, 1 backward |
@@ -17,7 +18,8 @@ At level `patch`, `official`, `fisher`, `exact` and `gradient` are taken with re
 patch embeddings before the encoder; `attention` is taken at the visual tokens and carried
 onto the image plane; `leave-one-out` fills one cell of the plane, `occlusion` (level `patch`
 only) a window of cells, and both encode again. `two-stage` masks a window as its level does and
-verifies `MaskingConfig.verify` of them; `knockout` runs the answer positions alone once more for
+verifies `MaskingConfig.verify` of them, and so does `group-testing`, whose probes go on where a
+window is not enough; `knockout` runs the answer positions alone once more for
 each of `MaskingConfig.shortlist` windows.
 """
 
@@ -39,6 +41,7 @@ from purifier.defense.fisher import (
     sampled_products,
     sampled_scores,
 )
+from purifier.defense.group_testing import group_testing
 from purifier.defense.leave_one_out import leave_one_out_kl, occlusion
 from purifier.defense.probes import Estimator
 from purifier.defense.sites import Encoding, Site
@@ -153,6 +156,17 @@ class TwoStage:
 
 
 @dataclass(frozen=True)
+class GroupTesting:
+    """Parts of the image that take the answer away when they are hidden together."""
+
+    differentiates: bool = False
+    regional: bool = True
+
+    def scores(self, task: Task) -> list[Tensor]:
+        return group_testing(task.site, task.encoding, task.response, task.config, task.check)
+
+
+@dataclass(frozen=True)
 class Attention:
     """Attention of the scored answer positions to every visual token, mean of all heads."""
 
@@ -211,6 +225,7 @@ RANKERS: Mapping[RankerName, Ranker] = MappingProxyType(
         "leave-one-out": LeaveOneOut(),
         "occlusion": Occlusion(),
         "two-stage": TwoStage(),
+        "group-testing": GroupTesting(),
         "knockout": Knockout(),
         "attention": Attention(),
         "gradient": Gradient(),

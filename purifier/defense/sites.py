@@ -34,7 +34,7 @@ from purifier.defense.plane import (
     view_rasters,
 )
 from purifier.defense.views import ViewFeatures
-from purifier.defense.windows import Regions, touched_tokens, windows
+from purifier.defense.windows import Regions, touched_tokens
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.numeric import wide
 
@@ -117,8 +117,11 @@ class Site(Protocol):
     def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Per image, scores of visual tokens as scores of units."""
 
-    def regions(self, image: int) -> Regions:
-        """The overlapping windows of an image."""
+    def plane(self, image: int) -> tuple[int, int]:
+        """Rows and columns of the image's plane."""
+
+    def on(self, image: int, cells: Tensor) -> Regions:
+        """Parts of an image's plane, bool [n, rows, columns], as what can be masked."""
 
     def without(self, jobs: Sequence[tuple[int, Tensor]]) -> list[Prompt]:
         """For every image and region of it, its request with that region masked.
@@ -187,9 +190,11 @@ class TokenSite:
     def from_tokens(self, scores: Sequence[Tensor]) -> list[Tensor]:
         return [score.cpu() for score in scores]
 
-    def regions(self, image: int) -> Regions:
-        grids = self.images[image][1].grids
-        tokens = touched_tokens(windows(plane_shape(token_rasters(grids))), grids)
+    def plane(self, image: int) -> tuple[int, int]:
+        return plane_shape(token_rasters(self.images[image][1].grids))
+
+    def on(self, image: int, cells: Tensor) -> Regions:
+        tokens = touched_tokens(cells, self.images[image][1].grids)
         return Regions(tokens, tokens)
 
     def without(self, jobs: Sequence[tuple[int, Tensor]]) -> list[Prompt]:
@@ -297,9 +302,12 @@ class PatchSite:
             for score, image, shape in zip(scores, self.images, self.shapes, strict=True)
         ]
 
-    def regions(self, image: int) -> Regions:
-        units = windows(self.shapes[image])
-        return Regions(units, touched_tokens(units, self.images[image].grids))
+    def plane(self, image: int) -> tuple[int, int]:
+        rows, columns = self.shapes[image]
+        return rows, columns
+
+    def on(self, image: int, cells: Tensor) -> Regions:
+        return Regions(cells, touched_tokens(cells, self.images[image].grids))
 
     def without(self, jobs: Sequence[tuple[int, Tensor]]) -> list[Prompt]:
         return self.embed([(self.owners[image], {image: cells}) for image, cells in jobs])

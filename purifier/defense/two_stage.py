@@ -27,7 +27,7 @@ from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import FirstStep, Response, first_steps, response_tail
 from purifier.defense.leave_one_out import VALUES_AT_ONCE, bounded
 from purifier.defense.sites import Encoding, KnownStep, Site
-from purifier.defense.windows import Regions
+from purifier.defense.windows import Regions, windows
 from purifier.mdlm.base import Mdlm, VisualSpan
 from purifier.mdlm.tails import TailPass
 from purifier.numeric import require_finite, wide
@@ -123,10 +123,15 @@ def two_stage(
     steps = unmasked_steps(site, encoding, response, check)
     found = suspects(site, steps, response, config, check)
     verify(site, encoding, steps, found, response, config, check)
+    return scores_of(found, config.ratio)
+
+
+def scores_of(found: Sequence[Suspects], ratio: float) -> list[Tensor]:
+    """What is known of the windows, as scores of units: see `two_stage`."""
     return [
         torch.maximum(
             _spread(own.regions.units, own.cheap()),
-            _spread(masks(own, config.ratio), own.exact.nan_to_num(0.0)),
+            _spread(masks(own, ratio), own.exact.nan_to_num(0.0)),
         )
         for own in found
     ]
@@ -159,8 +164,9 @@ def suspects(
     result = []
     for image, weights in enumerate(site.from_tokens(drawn)):
         check()
-        step, span = steps[site.owners[image]], _span(site, steps, image)
-        regions = site.regions(image)
+        step = steps[site.owners[image]]
+        span = token_span(site, step, image)
+        regions = site.on(image, windows(site.plane(image)))
         counts = regions.tokens.sum(1).clamp_min(1)
         attention = (regions.tokens.double() @ drawn[image]) / counts
         moved = torch.full_like(attention, torch.nan)
@@ -168,7 +174,7 @@ def suspects(
             listed = attention.argsort(descending=True, stable=True)[: config.shortlist]
             unseen = torch.zeros(len(listed), len(step.prompt.embeds), dtype=torch.bool)
             unseen[:, span.start : span.start + span.length] = regions.tokens[listed]
-            moved[listed] = _knocked_out(site.mdlm, step, tail, unseen, response)
+            moved[listed] = knocked_out(site.mdlm, step, tail, unseen, response)
         exact = torch.full_like(moved, torch.nan)
         result.append(
             Suspects(image, site.owners[image], regions, weights, attention, moved, exact)
@@ -191,17 +197,16 @@ def attention_drawn(
         run = TailPass(tail, range(response.scored), step.cache, nothing)
         peaks[owner] = wide(site.mdlm.tail_attention(run)).cpu()
         require_finite(peaks[owner])
-    spans = [_span(site, steps, image) for image in range(len(site.owners))]
+    spans = [token_span(site, steps[owner], n) for n, owner in enumerate(site.owners)]
     return [
         peaks[owner][span.start : span.start + span.length]
         for owner, span in zip(site.owners, spans, strict=True)
     ]
 
 
-def _span(site: Site, steps: dict[int, FirstStep], image: int) -> VisualSpan:
-    """Where the visual tokens of an image lie in its request's prompt."""
-    owner = site.owners[image]
-    return steps[owner].prompt.spans[image - site.owners.index(owner)]
+def token_span(site: Site, step: FirstStep, image: int) -> VisualSpan:
+    """Where the visual tokens of an image lie in the prompt of its request's first step."""
+    return step.prompt.spans[image - site.owners.index(site.owners[image])]
 
 
 def verify(
@@ -268,7 +273,7 @@ def divergence(before: Tensor, after: Tensor) -> Tensor:
     return (reference.exp() * change).sum(-1).amax(-1)
 
 
-def _knocked_out(
+def knocked_out(
     mdlm: Mdlm, step: FirstStep, tail: Tensor, unseen: Tensor, response: Response
 ) -> Tensor:
     """Divergence in nats, float64 [W], for every set of positions out of sight [W, L]."""

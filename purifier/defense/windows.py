@@ -14,7 +14,7 @@ from purifier.defense.plane import overlaps, token_rasters
 from purifier.mdlm.base import TokenGrid
 
 WINDOWS_PER_SIDE = isqrt(N_WINDOWS)
-"""Windows along each side of an image plane; fewer where it has fewer cells."""
+"""Windows, and blocks, along each side of an image plane; fewer where it has fewer cells."""
 
 WINDOW_SHARE = 0.1
 """Share of an image plane that a window takes at most: the default mask ratio."""
@@ -45,6 +45,30 @@ def windows(shape: Sequence[int]) -> Tensor:
     """
     rows, columns = (torch.stack(_intervals(cells)) for cells in shape)
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
+
+
+def blocks(shape: Sequence[int]) -> Tensor:
+    """A partition of an image plane into `WINDOWS_PER_SIDE` blocks a side, bool [n, rows, columns].
+
+    Fewer where the plane has fewer cells.
+    """
+    sides = []
+    for cells in shape:
+        number = torch.arange(cells) * min(WINDOWS_PER_SIDE, cells) // cells
+        sides.append(number == torch.arange(int(number[-1]) + 1)[:, None])
+    rows, columns = sides
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
+
+
+def borders(shape: Sequence[int]) -> list[Tensor]:
+    """The outermost cells of an image plane, and the outermost two: bool [rows, columns] each."""
+    result = []
+    for width in (1, 2):
+        if min(shape) > 2 * width:
+            border = torch.ones(tuple(shape), dtype=torch.bool)
+            border[width:-width, width:-width] = False
+            result.append(border)
+    return result
 
 
 def covered_cells(cells: int) -> int:

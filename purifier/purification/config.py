@@ -145,10 +145,10 @@ class PurifyConfig:
 
 def _masking(base: MaskingConfig, settings: Any) -> MaskingConfig:
     given = _object(settings, "masking")
+    effort = given.pop("effort", None)
     _known(given, MaskingConfig, "masking")
-    return base.adjusted(
-        **_numbers(given, ("ratio", "temperature", "threshold", "gate"), "masking")
-    )
+    numbers = _numbers(given, ("ratio", "temperature", "threshold", "gate"), "masking")
+    return base.adjusted(effort=effort, **numbers)
 
 
 def _generation(base: GenerationConfig, settings: Any) -> GenerationConfig:

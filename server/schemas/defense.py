@@ -14,11 +14,15 @@ Ranker = Literal[
     "leave-one-out",
     "occlusion",
     "two-stage",
+    "group-testing",
     "knockout",
     "attention",
     "gradient",
     "random",
 ]
+Effort = Literal["fast", "balanced", "thorough"]
+Probing = Literal["knockout", "masking"]
+Verdict = Literal["nothing found", "masked"]
 NotApplied = Literal["disabled", "no_image"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -37,6 +41,7 @@ class DefenseRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     enabled: bool = True
+    effort: Effort | None = None
     level: Level | None = None
     ratio: float | None = None
     ranker: Ranker | None = None
@@ -48,6 +53,8 @@ class DefenseRequest(BaseModel):
     shortlist: int | None = None
     verify: int | None = None
     gate: float | None = None
+    probed: int | None = None
+    probing: Probing | None = None
     float64: bool | None = None
     scored_length: int | None = None
     seed: Seed | None = None
@@ -70,7 +77,8 @@ class DefenseReport(BaseModel):
     """What the defence did to this answer.
 
     `masked` and `total` count units: visual tokens at level `token`, cells of the image
-    plane at level `patch`; none is masked if no score reaches the threshold. `timings` are
+    plane at level `patch`; none is masked if no score reaches the threshold. `verdict` says which
+    of both it was, `score` is the largest score in the ranker's own unit. `timings` are
     milliseconds by part of the request. The settings are those that were used; they are null
     where the defence was not applied.
     """
@@ -89,9 +97,13 @@ class DefenseReport(BaseModel):
     shortlist: int | None = None
     verify: int | None = None
     gate: float | None = None
+    probed: int | None = None
+    probing: Probing | None = None
     float64: bool | None = None
     scored_length: int | None = None
     seed: int | None = None
+    verdict: Verdict | None = None
+    score: float | None = None
     masked: int = 0
     total: int = 0
     checkpoint: str

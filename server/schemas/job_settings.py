@@ -13,7 +13,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from server.schemas.chat import CacheName, Remasking
-from server.schemas.defense import Level, Ranker
+from server.schemas.defense import Effort, Level, Probing, Ranker
 
 Policy = Literal["relabel_all", "flag_then_relabel", "drop_flagged"]
 Preset = Literal["default", "paper"]
@@ -29,6 +29,7 @@ _CLOSED = ConfigDict(extra="forbid", strict=True)
 class JobMasking(TypedDict, total=False):
     """The defence under which the model relabels."""
 
+    effort: Effort
     level: Level
     ratio: float
     ranker: Ranker
@@ -40,6 +41,8 @@ class JobMasking(TypedDict, total=False):
     shortlist: int
     verify: int
     gate: float
+    probed: int
+    probing: Probing
     float64: bool
     scored_length: int
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from purifier.defense.config import TOKEN_RANKER, MaskingConfig, default_threshold
+from purifier.defense.config import EFFORTS, TOKEN_RANKER, MaskingConfig, default_threshold
 from purifier.errors import InvalidSetting
 
 PRODUCT = MaskingConfig(level="patch", ranker="occlusion", ratio=0.1, threshold=5.0)
@@ -56,3 +56,17 @@ def test_a_ranker_that_was_asked_for_is_not_replaced() -> None:
     with pytest.raises(InvalidSetting) as caught:
         PRODUCT.adjusted(level="token", ranker="occlusion")
     assert caught.value.param == "ranker"
+
+
+def test_a_level_of_effort_stands_for_several_fields_and_those_given_go_before_it() -> None:
+    balanced = PRODUCT.adjusted(effort="balanced")
+    assert (balanced.ranker, balanced.ratio, balanced.threshold) == (
+        "group-testing",
+        EFFORTS["balanced"]["ratio"],
+        default_threshold("patch", "group-testing"),
+    )
+    assert PRODUCT.adjusted(effort="balanced", ratio=0.2).ratio == 0.2
+    assert balanced.adjusted(effort="fast") == MaskingConfig()
+    with pytest.raises(InvalidSetting, match="fast, balanced, thorough") as caught:
+        PRODUCT.adjusted(effort="heroic")  # type: ignore[arg-type]
+    assert caught.value.param == "effort"

@@ -15,6 +15,7 @@ from purifier.defense.defend import Defended, defend, make_site
 from purifier.defense.first_step import FirstStep, Response, first_steps, response_tail
 from purifier.defense.leave_one_out import occlusion
 from purifier.defense.rankers import RANKERS, Task
+from purifier.defense.windows import windows
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.state import DenoisingState
 from purifier.denoise.step import denoising_step
@@ -116,7 +117,7 @@ def test_knockout_is_the_divergence_without_sight_of_a_window(
     peak = mdlm.tail_attention(TailPass(tail, wanted, step.cache, nothing)).double()
     before = step.logits.double().log_softmax(-1)
     for image, span in enumerate(step.prompt.spans):
-        regions = site.regions(image)
+        regions = site.on(image, windows(site.plane(image)))
         visual = peak[span.start : span.start + span.length]
         attention = [float(visual[own].mean()) for own in regions.tokens]
         listed = sorted(range(len(attention)), key=lambda w: -attention[w])[:3]

@@ -45,7 +45,7 @@ def test_regions_cover_every_unit_that_can_be_seen(
     site = make_site(mdlm, requests, MaskingConfig(level=level, ranker="random"))  # type: ignore[arg-type]
     images = [image for request in requests for image in request.images]
     for number, image in enumerate(images):
-        regions = site.regions(number)
+        regions = site.on(number, windows(site.plane(number)))
         assert regions.units.shape[1:] == site.shapes[number]
         assert regions.tokens.shape[1:] == (image.n_tokens,)
         assert len(regions.units) == len(regions.tokens) > 4

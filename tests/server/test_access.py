@@ -140,13 +140,23 @@ def test_settings_that_may_differ_without_a_scope_are_few() -> None:
         check_scope(asking(ratio=math.nan), nobody, config)
     other = {"level": "token", "ranker": "fisher", "probes": 7, "top_k": 6, "temperature": 2.0}
     other |= {"pooling": 9, "float64": False, "shortlist": 9, "verify": 2, "gate": 2.0}
-    other |= {"scored_length": 1}
+    other |= {"scored_length": 1, "probed": 8, "probing": "masking"}
     assert set(other) | set(free) == set(settings)
     for name, value in other.items():
         with pytest.raises(ScopeMissing) as caught:
             check_scope(asking(**{name: value}), nobody, config)
         assert caught.value.param == f"defense.{name}"
         check_scope(asking(**{name: value}), EVERYTHING, config)
+
+
+def test_another_level_of_effort_needs_the_scope() -> None:
+    nobody = Principal("key-0", "nobody", frozenset({"infer"}))
+    balanced = ServerConfig(masking=DEFAULT.adjusted(effort="balanced"))
+    check_scope(asking(effort="balanced"), nobody, balanced)
+    for effort in ("fast", "thorough"):
+        with pytest.raises(ScopeMissing):
+            check_scope(asking(effort=effort), nobody, balanced)
+        check_scope(asking(effort=effort), EVERYTHING, balanced)
 
 
 def asking(**defense: Any) -> ChatRequest:
