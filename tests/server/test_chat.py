@@ -116,8 +116,10 @@ def test_answer_is_the_librarys(
         ({"ranker": "occlusion"}, ("patch", "occlusion")),
         ({"level": "token"}, ("token", MaskingConfig().adjusted(level="token").ranker)),
         ({"ranker": "attention", "threshold": 0.0}, ("patch", "attention")),
+        ({"effort": "balanced"}, ("patch", "group-testing")),
+        ({"effort": "thorough", "level": "token"}, ("token", "group-testing")),
     ],
-    ids=["occlusion", "token", "attention"],
+    ids=["occlusion", "token", "attention", "balanced", "thorough"],
 )
 def test_ranker_and_level_are_the_ones_asked_for(
     service: Service, ask: Callable[..., Body], sent: Body, expected: tuple[str, str]
@@ -146,6 +148,8 @@ def test_the_threshold_leaves_alone_what_does_not_reach_it(
     everything, nothing = masked(0.0), masked(1000.0)
     assert everything["masked"] == everything["total"] // 2
     assert nothing["masked"] == 0
+    assert (everything["verdict"], nothing["verdict"]) == ("masked", "nothing found")
+    assert everything["score"] == pytest.approx(nothing["score"])
 
 
 def test_openai_client_lists_models(client: openai.OpenAI, tiny_checkpoint: Path) -> None:

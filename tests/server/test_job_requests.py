@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic import ValidationError
 
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import EFFORTS, MaskingConfig
 from purifier.denoise.config import GenerationConfig
 from purifier.evaluation.config import EvaluationConfig
 from purifier.evaluation.gate import GateLimits
@@ -20,6 +20,7 @@ from server.errors import InvalidSetting
 from server.job_requests import settings_of, spec_of
 from server.jobs.spec import JobSpec
 from server.schemas import job_settings
+from server.schemas.defense import Effort
 from server.schemas.jobs import JobRequest
 
 TRIGGER = {"name": "corner_patch", "size": 20}
@@ -41,7 +42,6 @@ def names(kind: type[Any]) -> set[str]:
 @pytest.mark.parametrize(
     ("wire", "kind"),
     [
-        (job_settings.JobMasking, MaskingConfig),
         (job_settings.JobGeneration, GenerationConfig),
         (job_settings.JobEvaluation, EvaluationConfig),
         (job_settings.JobGate, GateLimits),
@@ -49,6 +49,13 @@ def names(kind: type[Any]) -> set[str]:
 )
 def test_wire_types_name_every_setting(wire: type[Any], kind: type[Any]) -> None:
     assert set(get_type_hints(wire)) == names(kind)
+
+
+def test_the_masking_has_levels_of_effort_besides() -> None:
+    assert set(get_type_hints(job_settings.JobMasking)) == names(MaskingConfig) | {"effort"}
+    assert set(get_args(Effort)) == set(EFFORTS)
+    masking = spec({"masking": {"effort": "balanced", "ratio": 0.2}}).purify["masking"]
+    assert (masking["ranker"], masking["ratio"]) == ("group-testing", 0.2)
 
 
 def test_the_fine_tuning_has_presets_besides() -> None:
