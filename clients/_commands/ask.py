@@ -21,9 +21,10 @@ from clients._commands._common import (
 from clients._exceptions import InvalidInput
 from clients._images import image_bytes
 from clients._overlay import draw_overlay
-from server.schemas import CacheName, DefenseReport, Level, Ranker, Remasking
+from server.schemas import CacheName, DefenseReport, Effort, Level, Ranker, Remasking
 
 DEFENSE_OPTIONS = (
+    "effort",
     "level",
     "ratio",
     "ranker",
@@ -57,6 +58,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     defense.add_argument(
         "--no-defense", action="store_true", help="answer undefended; needs a key that may"
     )
+    defense.add_argument("--effort", choices=get_args(Effort), help="stands for those below")
     defense.add_argument("--level", choices=get_args(Level))
     defense.add_argument("--ratio", type=float, help="fraction that is masked, 0 to 1")
     defense.add_argument("--ranker", choices=get_args(Ranker), help="how saliency is measured")

@@ -21,6 +21,7 @@ from server.schemas.chat_chunks import ChatChunk, ChunkChoice, Delta
 from server.schemas.defense import (
     DefenseReport,
     DefenseRequest,
+    Effort,
     Level,
     NotApplied,
     Ranker,
@@ -42,6 +43,7 @@ __all__ = [
     "DefenseReport",
     "DefenseRequest",
     "Delta",
+    "Effort",
     "EngineStatus",
     "ErrorBody",
     "ErrorCode",

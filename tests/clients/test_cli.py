@@ -81,6 +81,13 @@ def test_ask_takes_the_occlusion_ranker(asking: Run, scene: Path) -> None:
     assert (defense["ranker"], defense["threshold"], defense["masked"]) == ("occlusion", 1000, 0)
 
 
+def test_ask_with_a_level_of_effort(asking: Run, scene: Path) -> None:
+    words = ("--effort", "balanced", "--ratio", "0.2", "--gen-length", "4", "--json")
+    defense = parsed(asking("ask", scene, "What is it?", *words))["defense"]
+    assert (defense["ranker"], defense["ratio"]) == ("group-testing", 0.2)
+    assert defense["verdict"] in ("nothing found", "masked")
+
+
 def test_ask_for_the_token_level_alone(asking: Run, scene: Path) -> None:
     words = ("--level", "token", "--gen-length", "4", "--json")
     defense = parsed(asking("ask", scene, "What is it?", *words))["defense"]
