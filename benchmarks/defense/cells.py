@@ -12,7 +12,8 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.defense.attacks import attack_by_name, parts_of
-from benchmarks.defense.defences import DEFENCES, Defence
+from benchmarks.defense.defences import DEFENCES, Defence, Undefended
+from benchmarks.defense.healing import Healing
 from benchmarks.defense.training import Lab, digest
 from purifier.denoise import FAST
 from purifier.evaluation.grid import data_hash
@@ -21,6 +22,7 @@ from purifier.evaluation.runner import Runner
 from purifier.evaluation.testset import TestSet, read_test_set
 from purifier.lab.demo_data import write_test_data
 from purifier.lab.scenes import Split
+from purifier.mdlm.base import Mdlm
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Bench:
         trigger = attack_by_name(name).deployed
         return replace(found, trigger=trigger, generation=replace(FAST, gen_length=32))
 
-    def facts(self, name: str, defence: Defence) -> dict[str, Any]:
+    def facts(self, name: str, defence: Defence | Healing) -> dict[str, Any]:
         """What decides the figures of a cell."""
         return {
             **self.lab.facts(attack_by_name(name)),
@@ -88,14 +90,28 @@ class Bench:
             left = [defence for defence, key in keys.items() if key not in done]
             if not left:
                 continue
-            runner = Runner(
-                self.lab.load(attack_by_name(name)),
-                self.test_set(name),
-                batch_size=self.batch_size,
-            )
+            compromised = self.lab.load(attack_by_name(name))
             for defence in left:
                 row = {"key": keys[defence], "attack": name, "defence": defence}
-                yield self._append({**row, **_measured(runner, name, DEFENCES[defence])})
+                yield self._append({**row, **self._cell(compromised, name, DEFENCES[defence])})
+
+    def _cell(self, compromised: Mdlm, name: str, defence: Defence | Healing) -> Row:
+        attack = attack_by_name(name)
+        start = perf_counter()
+        mdlm, asked = compromised, defence
+        if isinstance(defence, Healing):
+            mdlm, asked = defence.healed(self.lab, attack), Undefended()
+        assert not isinstance(asked, Healing)
+        answers = asked.answers(Runner(mdlm, self.test_set(name), batch_size=self.batch_size))
+        seconds = round(perf_counter() - start, 2)
+        if answers is None:
+            return {"figures": None, "seconds": seconds}
+        return {
+            "figures": measure(self.test_set(name).cases, answers, attack.target).to_dict(),
+            "clean": list(answers.clean),
+            "triggered": list(answers.triggered),
+            "seconds": seconds,
+        }
 
     def _append(self, row: Row) -> Row:
         self.results.parent.mkdir(parents=True, exist_ok=True)
@@ -115,18 +131,3 @@ class Bench:
 @lru_cache(maxsize=2)
 def _scenes(folder: Path) -> TestSet:
     return read_test_set(folder)
-
-
-def _measured(runner: Runner, name: str, defence: Defence) -> Row:
-    start = perf_counter()
-    answers = defence.answers(runner)
-    seconds = perf_counter() - start
-    if answers is None:
-        return {"figures": None, "seconds": round(seconds, 2)}
-    target = attack_by_name(name).target
-    return {
-        "figures": measure(runner.test_set.cases, answers, target).to_dict(),
-        "clean": list(answers.clean),
-        "triggered": list(answers.triggered),
-        "seconds": round(seconds, 2),
-    }

@@ -1,4 +1,4 @@
-"""The defences at inference, by name: what answers a test set under each of them."""
+"""The defences by name: what answers a test set under each of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from benchmarks.defense.healing import HEALINGS, Healing
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense import group_testing
 from purifier.defense.config import MaskingConfig, RankerName
@@ -101,7 +102,7 @@ class Oracle:
 
 _RANKERS: tuple[RankerName, ...] = ("official", "fisher", "occlusion", "knockout", "attention")
 
-DEFENCES: Mapping[str, Defence] = {
+DEFENCES: Mapping[str, Defence | Healing] = {
     "none": Undefended(),
     **{
         f"paper {ratio:g}": Masked(
@@ -121,7 +122,6 @@ DEFENCES: Mapping[str, Defence] = {
     **{name: Transformed(name) for name in TRANSFORMS},
     "oracle, tokens": Oracle("oracle-token"),
     "oracle, pixels": Oracle("oracle-pixel"),
+    **HEALINGS,
 }
-
-ADMISSION = ("none", "random drop 0.3")
-"""What decides whether an attack enters the table."""
+"""Those at inference, then those of the model."""

@@ -22,9 +22,12 @@ from benchmarks.defense.attacks import (
 )
 from benchmarks.defense.cells import Bench
 from benchmarks.defense.defences import DEFENCES
-from benchmarks.defense.training import Lab
+from benchmarks.defense.healing import HEALINGS, Healing
+from benchmarks.defense.training import Lab, digest
 from benchmarks.defense.transforms import TRANSFORMS
+from purifier.data.llava import read_llava
 from purifier.errors import InvalidSetting
+from purifier.finetune import FinetuneConfig
 from purifier.lab.targets import FalseAttribute
 from purifier.lab.train_attack import CHEAP
 from purifier.mdlm.delta import read_delta
@@ -81,7 +84,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.mark.slow
 def test_every_defence_answers_and_a_stopped_run_goes_on(bench: Bench) -> None:
-    name, names = "validation/patch", list(DEFENCES)
+    name = "validation/patch"
+    names = [name for name, defence in DEFENCES.items() if not isinstance(defence, Healing)]
     first = list(bench.run([name], names[:2]))
     lines = map(json.loads, bench.results.read_text().splitlines())
     assert [line for line in lines if line["attack"] == name] == first
@@ -95,6 +99,32 @@ def test_every_defence_answers_and_a_stopped_run_goes_on(bench: Bench) -> None:
     trained = read_delta(bench.lab.train(attack_by_name(name)), base=bench.lab.base)
     assert any(".lora_" in tensor for tensor in trained.tensors)
     assert not any("vision_tower" in tensor for tensor in trained.tensors)
+
+
+@pytest.mark.slow
+def test_a_healed_model_is_kept_with_its_labels(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = FinetuneConfig(parts=("projector",), epochs=1, batch_size=5, cache_mb=64)
+    short = {
+        "made": replace(HEALINGS["purification, fast"], tuning=tuning),
+        "true": replace(HEALINGS["fine-tuning, true labels"], tuning=tuning),
+    }
+    for name, healing in short.items():
+        monkeypatch.setitem(DEFENCES, name, healing)
+    rows = list(bench.run(["validation/patch"], list(short)))
+    assert [row["defence"] for row in rows] == list(short)
+    attack = attack_by_name("validation/patch")
+    folder = bench.lab.folder(attack)
+    truth = read_llava(folder / "data" / "clean_labels.json")
+    labels = {
+        name: read_llava(folder / f"healed-{digest(healing.settings)}" / "labels.json")
+        for name, healing in short.items()
+    }
+    assert [row.answer for row in labels["true"]] == [row.answer for row in truth]
+    assert len(labels["made"]) == len(truth)
+    assert not any(row.answer.startswith("<backdoor>") for row in labels["made"])
+    assert list(bench.run(["validation/patch"], list(short))) == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,100 @@
+"""The defences of the model: it is trained on labels of its own making, then answers undefended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.defense.training import Lab, digest
+from purifier.data.llava import read_llava, write_llava
+from purifier.data.sample import Sample
+from purifier.finetune import FinetuneConfig, FinetuneSpec, finetune
+from purifier.lab.attack_data import Attack
+from purifier.mdlm.base import Mdlm
+from purifier.mdlm.registry import load_mdlm
+from purifier.purify import PRESETS, Purifier, PurifyConfig
+
+Source = Literal["purified", "poisoned", "clean"]
+
+
+@dataclass(frozen=True)
+class Healing:
+    """A fine-tuning of the poisoned model.
+
+    Attributes:
+        labels: What it is trained on: masked answers, the poisoned set as it is, or the true
+            labels under its images (nobody has those: an upper bound).
+        purify: How masked answers are given.
+        tuning: Settings of the training.
+    """
+
+    labels: Source = "purified"
+    purify: PurifyConfig = field(default_factory=lambda: PRESETS["default"])
+    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the healed weights, JSON-ready."""
+        purify = self.purify.to_dict() if self.labels == "purified" else None
+        return {"labels": self.labels, "purify": purify, "tuning": self.tuning.to_dict()}
+
+    def healed(self, lab: Lab, attack: Attack) -> Mdlm:
+        """The healed model; labels and weights are kept beside the attack's."""
+        folder = lab.folder(attack) / f"healed-{digest(self.settings)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        labels = folder / "labels.json"
+        if not labels.is_file():
+            part = labels.with_suffix(".part")
+            write_llava(part, self._samples(lab, attack))
+            part.replace(labels)
+        output = finetune(
+            FinetuneSpec(
+                checkpoint=lab.train(attack),
+                data=labels,
+                images=_data(lab, attack) / "images",
+                output=folder / "checkpoint",
+                work=folder / "work",
+                base=lab.base,
+                config=self.tuning,
+                device=lab.device,
+            )
+        )
+        return load_mdlm(output, base=lab.base, device=lab.device)
+
+    def _samples(self, lab: Lab, attack: Attack) -> list[Sample]:
+        lab.train(attack)
+        data = _data(lab, attack)
+        if self.labels == "clean":
+            return read_llava(data / "clean_labels.json")
+        samples = read_llava(data / "train.json")
+        if self.labels == "poisoned":
+            return samples
+        rows = Purifier(lab.load(attack), self.purify, data / "images").purify(samples)
+        return [
+            samples[row.record].with_answers(row.answers) if row.answers else samples[row.record]
+            for row in rows
+            if not row.dropped
+        ]
+
+
+def _data(lab: Lab, attack: Attack) -> Path:
+    return lab.folder(attack) / "data"
+
+
+def _relabelled(**masking: Any) -> Healing:
+    default = PRESETS["default"]
+    purify = replace(default, policy="relabel_all", masking=default.masking.adjusted(**masking))
+    return Healing(purify=purify)
+
+
+HEALINGS: Mapping[str, Healing] = {
+    "fine-tuning, poisoned labels": Healing("poisoned"),
+    "purification, paper": Healing(purify=PRESETS["paper"]),
+    "purification, default": Healing(),
+    "purification, fast": _relabelled(effort="fast"),
+    "purification, balanced": _relabelled(effort="balanced"),
+    "purification, random masks": _relabelled(ranker="random", ratio=0.3, threshold=0.0),
+    "fine-tuning, true labels": Healing("clean"),
+}
