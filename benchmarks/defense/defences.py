@@ -100,7 +100,8 @@ class Oracle:
             return None
 
 
-_RANKERS: tuple[RankerName, ...] = ("official", "fisher", "occlusion", "knockout", "attention")
+RANKERS: tuple[RankerName, ...] = ("official", "fisher", "occlusion", "knockout", "attention")
+"""Those measured at the default's level and ratio."""
 
 DEFENCES: Mapping[str, Defence | Healing] = {
     "none": Undefended(),
@@ -117,7 +118,7 @@ DEFENCES: Mapping[str, Defence | Healing] = {
     "thorough": Masked(MaskingConfig().adjusted(effort="thorough")),
     **{
         f"{ranker} {MaskingConfig().ratio:g}": Masked(MaskingConfig(level="patch", ranker=ranker))
-        for ranker in _RANKERS
+        for ranker in RANKERS
     },
     **{name: Transformed(name) for name in TRANSFORMS},
     "oracle, tokens": Oracle("oracle-token"),

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.defense.attacks import attack_by_name, parts_of
 from benchmarks.defense.cells import Row
-from benchmarks.defense.defences import DEFENCES
+from benchmarks.defense.defences import DEFENCES, RANKERS
+from benchmarks.defense.healing import HEALINGS
+from benchmarks.defense.transforms import TRANSFORMS
+from purifier.defense.config import MaskingConfig
 from purifier.evaluation.report import markdown_table, percent
 
 NEEDED_ASR = 0.9
@@ -35,6 +38,21 @@ An attack enters the tables below if it succeeds at 90% of the questions undefen
 the base's clean answers, and keeps half of its success where 30% of the visual tokens are masked
 at random.
 """
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "The product and the paper": (
+        *("none", "default", "balanced", "thorough"),
+        *("paper 0.15", "paper 0.3", "paper 0.45", RANDOM, "random windows 0.3"),
+    ),
+    "Other rankers at the default's ratio": (
+        "none",
+        *(f"{ranker} {MaskingConfig().ratio:g}" for ranker in RANKERS),
+    ),
+    "Changes of the whole image": ("none", *TRANSFORMS),
+    "Masks that know the trigger's place": ("none", "oracle, tokens", "oracle, pixels"),
+    "Healed models, undefended": ("none", *HEALINGS),
+}
+"""The tables: their titles and defences."""
 
 Figures = Mapping[str, Mapping[str, Any]]
 
@@ -123,7 +141,7 @@ def page(rows: Sequence[Row], command: str, made_on: str, limit: int) -> str:
     cells = Cells.of(rows)
     attacks = [name for name in cells.rows if name != BASE]
     admitted = [name for name in attacks if not cells.failing(name)]
-    defences = [name for name in DEFENCES if any(name in cells.rows[a] for a in cells.rows)]
+    defences = [name for name in DEFENCES if any(name in row for row in cells.rows.values())]
     parts = [
         "# Attacks of many kinds against every defence\n",
         ABOUT.format(command=command, made_on=made_on, limit=limit),
@@ -133,20 +151,18 @@ def page(rows: Sequence[Row], command: str, made_on: str, limit: int) -> str:
             ["attack", "ASR", "clean", "ASR, 30% masked at random", "enters"],
             [_admission(cells, name) for name in attacks],
         ),
-        "## Attack success rate\n",
-        markdown_table(
-            ["attack", *defences],
-            [[name, *_row(cells, name, defences, "asr")] for name in admitted],
-        ),
-        "## Clean answers\n",
-        markdown_table(
-            ["attack", *defences],
-            [
-                [name, *_row(cells, name, defences, "clean_exact")]
-                for name in [*admitted, *([BASE] if BASE in cells.rows else [])]
-            ],
-        ),
     ]
+    for title, group in GROUPS.items():
+        columns = [name for name in defences if name in group]
+        if set(columns) <= {"none"}:
+            continue
+        for heading, figure, more in (("ASR", "asr", []), ("clean answers", "clean_exact", [BASE])):
+            rows_of = [
+                [name, *_row(cells, name, columns, figure)]
+                for name in (*admitted, *more)
+                if any(column in cells.rows.get(name, {}) for column in columns if column != "none")
+            ]
+            parts += [f"## {title}: {heading}\n", markdown_table(["attack", *columns], rows_of)]
     if BASE in cells.rows:
         changed = {name: cells.changed(BASE, name) for name in defences}
         parts += [

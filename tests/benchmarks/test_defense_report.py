@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.defense.cells import Row
-from benchmarks.defense.report import BASE, RANDOM, Cells, page, write_table
+from benchmarks.defense.defences import DEFENCES
+from benchmarks.defense.report import BASE, GROUPS, RANDOM, Cells, page, write_table
 from purifier.evaluation.intervals import wilson
 
 FIGURES = (
@@ -72,12 +73,17 @@ def test_what_a_defence_changes_of_a_clean_model(rows: list[Row]) -> None:
 
 def test_the_page_shows_every_attack_and_says_which_failed(rows: list[Row]) -> None:
     text = page(rows, "disp bench defense", "a machine", 100)
-    failed, entered = text.split("## Attack success rate")
+    failed, entered = text.split("## The product and the paper: ASR")
     assert "| test/warp/refusal | 40.0" in failed
     assert "no: ASR below 90%" in failed
     assert "test/warp/refusal" not in entered
     assert "| test/patch | 97.0 [91.5, 99.0]" in entered
     assert "| default | 7 |" in entered
+    assert "Changes of the whole image" not in entered
+
+
+def test_every_defence_stands_in_a_table() -> None:
+    assert {name for group in GROUPS.values() for name in group} == set(DEFENCES)
 
 
 def test_the_table_holds_settings_seed_and_result_of_every_cell(
