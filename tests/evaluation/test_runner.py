@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from purifier.answer import answer
 from purifier.defense.config import MaskingConfig
@@ -52,6 +53,29 @@ def test_undefended_answers_are_the_products(mdlm: Mdlm, test_set: TestSet) -> N
     assert len(set(answers.clean + answers.triggered)) > 3
     assert answers.clean == one_by_one(mdlm, test_set, None, triggered=False)
     assert answers.triggered == one_by_one(mdlm, test_set, None, triggered=True)
+
+
+def test_group_testing_s_answers_are_the_products(mdlm: Mdlm, test_set: TestSet) -> None:
+    masking = MaskingConfig().adjusted(effort="balanced", threshold=0.01, gate=0.0)
+    cut = Cut(masking.ratio, masking.threshold)
+    swept = Runner(mdlm, test_set, batch_size=5).masked(masking, [cut])[cut]
+    assert swept.triggered == one_by_one(mdlm, test_set, masking, triggered=True)
+
+
+def test_changed_images_are_asked_about_by_the_number_of_their_case(
+    mdlm: Mdlm, test_set: TestSet
+) -> None:
+    seen: list[int] = []
+
+    def emptied(number: int, image: Image.Image) -> Image.Image:
+        seen.append(number)
+        return Image.new("RGB", image.size, (90, 90, 90))
+
+    runner = Runner(mdlm, test_set, batch_size=3)
+    answers = runner.transformed(emptied)
+    assert seen == [*range(4), *range(4)]
+    assert answers.clean == answers.triggered != runner.undefended().triggered
+    assert runner.transformed(lambda number, image: image) == runner.undefended()
 
 
 @pytest.mark.parametrize("level", ["token", "patch"])
