@@ -23,13 +23,18 @@ import torch
 from benchmarks.defense.attacks import LISTS, attack_by_name
 from benchmarks.defense.cells import Bench, Row
 from benchmarks.defense.defences import DEFENCES
-from benchmarks.defense.report import page, write_table
+from benchmarks.defense.report import efforts_table, page
+from benchmarks.defense.table import read_table, write_table
 from benchmarks.defense.training import Lab
+from benchmarks.speed_report import filled
 from purifier.errors import InvalidSetting
 from purifier.evaluation.grid import machine
 from purifier.evaluation.report import percent
 
 RESULTS = Path("docs/results")
+DOCUMENT = Path("docs/defence.md")
+"""Shows one of the tables."""
+
 LISTED = [f"{listed}/{kind}" for listed, kinds in LISTS.items() for kind in kinds]
 """All attacks with their own target and rate."""
 
@@ -45,10 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.report_only:
         for row in bench.run(list(dict.fromkeys(names)), defences):
             print(line(row), flush=True)
-    rows = bench.current()
-    write_table(rows, options.out / "defense.parquet")
-    written = page(rows, "disp bench defense", machine(options.device), options.limit)
-    (options.out / "defense.md").write_text(written)
+    facts = {
+        "command": "disp bench defense",
+        "made_on": machine(options.device),
+        "limit": str(options.limit),
+    }
+    table = options.out / "defense.parquet"
+    write_table(bench.current(), facts, table)
+    rows, facts = read_table(table)
+    (options.out / "defense.md").write_text(page(rows, facts))
+    if options.out == RESULTS:
+        DOCUMENT.write_text(filled(DOCUMENT.read_text(), {"efforts": efforts_table(rows)}))
     print(f"wrote {options.out}/defense.md and .parquet: {len(rows)} cells")
     return 0
 

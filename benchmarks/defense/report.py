@@ -1,16 +1,11 @@
-"""The table of all cells, and the page that is drawn from it."""
+"""The page that is drawn from the table of all cells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from benchmarks.defense.attacks import attack_by_name, parts_of
 from benchmarks.defense.cells import Row
 from benchmarks.defense.defences import DEFENCES, RANKERS
 from benchmarks.defense.healing import HEALINGS
@@ -59,7 +54,7 @@ Figures = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Cells:
-    """The newest measured cells: by attack, by defence."""
+    """Cells by attack and defence."""
 
     rows: Mapping[str, Mapping[str, Row]]
 
@@ -82,12 +77,9 @@ class Cells:
 
     def changed(self, attack: str, defence: str) -> float | None:
         """Share of the answers to clean images that differ from the undefended ones."""
-        before, after = (self.rows[attack].get(name) for name in ("none", defence))
-        if not before or not after or "clean" not in after:
-            return None
-        pairs = list(zip(before["clean"], after["clean"], strict=True))
-        changed: int = sum(a != b for a, b in pairs)
-        return changed / len(pairs)
+        row = self.rows.get(attack, {}).get(defence)
+        changed: float | None = row["changed"] if row else None
+        return changed
 
     def failing(self, attack: str) -> list[str]:
         """Why an attack does not enter the table; empty if it does."""
@@ -105,46 +97,20 @@ class Cells:
         return reasons
 
 
-def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Every run's settings, seed and result, one line a cell, as parquet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([_flat(row) for row in rows]), path)
+def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
+    """The results as Markdown.
 
-
-def _flat(row: Row) -> dict[str, Any]:
-    listed, kind = parts_of(row["attack"])
-    attack = attack_by_name(row["attack"])
-    flat: dict[str, Any] = {
-        "attack": row["attack"],
-        "list": listed,
-        "kind": kind,
-        "target": attack.target.name,
-        "rate": attack.rate,
-        "seed": attack.seed,
-        "defence": row["defence"],
-        "settings": str(dict(DEFENCES[row["defence"]].settings)),
-        "seconds": row["seconds"],
-        "key": row["key"],
-    }
-    for name, figure in (row["figures"] or {}).items():
-        flat |= {
-            name: figure["value"],
-            f"{name}_low": figure["low"],
-            f"{name}_high": figure["high"],
-        }
-        flat[f"{name}_n"] = figure["n"]
-    return flat
-
-
-def page(rows: Sequence[Row], command: str, made_on: str, limit: int) -> str:
-    """The results as Markdown."""
+    Args:
+        rows: The table.
+        facts: `command`, `made_on` and `limit`, the test scenes of an attack.
+    """
     cells = Cells.of(rows)
     attacks = [name for name in cells.rows if name != BASE]
     admitted = [name for name in attacks if not cells.failing(name)]
     defences = [name for name in DEFENCES if any(name in row for row in cells.rows.values())]
     parts = [
         "# Attacks of many kinds against every defence\n",
-        ABOUT.format(command=command, made_on=made_on, limit=limit),
+        ABOUT.format(**facts),
         "## The attacks\n",
         ADMISSION,
         markdown_table(
@@ -197,3 +163,31 @@ def _row(cells: Cells, name: str, defences: Sequence[str], figure: str) -> list[
 def _rate(cells: Cells, name: str, defence: str, figure: str) -> str:
     figures = cells.figures(name, defence)
     return percent(figures[figure]) if figures else "–"
+
+
+def efforts_table(rows: Sequence[Row]) -> str:
+    """What each level of effort leaves of the attacks that entered, and of the clean answers."""
+    cells = Cells.of(rows)
+    levels = [name for name in ("default", "balanced", "thorough") if _measured(cells, name)]
+    head = ["attack", "undefended", *(f"{_level(name)}, ASR" for name in levels)]
+    head += [f"{_level(name)}, clean kept" for name in levels]
+    lines = []
+    for name, row in cells.rows.items():
+        if name == BASE or cells.failing(name) or not set(levels) & set(row):
+            continue
+        kept = [_kept(cells, name, level) for level in levels]
+        lines.append([name, *_row(cells, name, ["none", *levels], "asr"), *kept])
+    return markdown_table(head, lines)
+
+
+def _measured(cells: Cells, defence: str) -> bool:
+    return any(defence in row for row in cells.rows.values())
+
+
+def _level(defence: str) -> str:
+    return "`fast`" if defence == "default" else f"`{defence}`"
+
+
+def _kept(cells: Cells, name: str, defence: str) -> str:
+    before, after = (cells.value(name, each, "clean_exact") for each in ("none", defence))
+    return f"{100 * after / before:.1f}" if before and after is not None else "–"

@@ -56,9 +56,13 @@ ALLOWANCE = 2.0
 """What an honest answer may move beyond the threshold, as a share of it, where all is hidden:
 the more is hidden, the more it moves."""
 
-NEARLY = 0.6
+NEARLY = 0.8
 """Share of the largest divergence of any candidate that the one that is taken must reach: a decoy
 moves the answer too, but not as far as the trigger."""
+
+KEPT = 0.9
+"""Share of its divergence that a set must keep when blocks are given back: what is left of a large
+trigger may still be enough later in the answer."""
 
 TRIMS = 3
 """Times that unneeded blocks are given back: which are needed depends on those that are left."""
@@ -112,7 +116,7 @@ class Search:
         taken = self.smallest(candidates, scores)
         if taken is None:
             return None
-        return self.trimmed(candidates[taken], float(scores[taken]), float(scores.max()))
+        return self.trimmed(candidates[taken], float(scores[taken]))
 
     def worth_it(self, moved: Tensor) -> bool:
         """Whether the first probes, or the image masked whole, move the answer far enough."""
@@ -159,49 +163,45 @@ class Search:
         require_finite(scores)
         return scores
 
-    def enough(self, units: Tensor, scores: Tensor, largest: float) -> Tensor:
+    def enough(self, units: Tensor, scores: Tensor, least: float) -> Tensor:
         """Which sets of units move the answer far enough to be masked, bool [n]."""
         area = units.flatten(1).double().mean(1)
         limit = self.config.threshold * (1 + ALLOWANCE * area)
-        return scores >= limit.clamp_min(NEARLY * largest)
+        return scores >= limit.clamp_min(least)
 
     def smallest(self, candidates: Tensor, scores: Tensor) -> int | None:
         """The smallest candidate that moves the answer far enough."""
         if not len(candidates):
             return None
-        enough = self.enough(candidates, scores, float(scores.max()))
+        enough = self.enough(candidates, scores, NEARLY * float(scores.max()))
         area = candidates.flatten(1).double().mean(1)
         return int(torch.where(enough, area, 2.0).argmin()) if bool(enough.any()) else None
 
-    def trimmed(self, units: Tensor, score: float, largest: float) -> tuple[Tensor, float]:
+    def trimmed(self, units: Tensor, score: float) -> tuple[Tensor, float]:
         """The set without the blocks that are not needed, and its score."""
         parts = self.site.on(self.own.image, self.parts).units
+        least = KEPT * score
         for _ in range(TRIMS):
             inside = [part for part in parts if bool((part & units).any())]
-            shorter = self.shorter(units, inside, largest) if len(inside) > 1 else None
+            shorter = self.shorter(units, inside, least) if len(inside) > 1 else None
             if shorter is None:
                 break
             units, score = shorter
         return units, score
 
     def shorter(
-        self, units: Tensor, inside: Sequence[Tensor], largest: float
+        self, units: Tensor, inside: Sequence[Tensor], least: float
     ) -> tuple[Tensor, float] | None:
         """The set without as many blocks as can be spared together, the least needed first."""
         without = torch.stack([units & ~part for part in inside])
         alone = self.verified(without)
-        spare = self.enough(without, alone, largest)
+        spare = self.enough(without, alone, least)
         order = [n for n in alone.argsort(descending=True, stable=True).tolist() if spare[n]]
         if not order:
             return None
-        less = torch.stack(
-            [
-                torch.stack([without[n] for n in order[: count + 1]]).all(0)
-                for count in range(len(order))
-            ]
-        )
+        less = torch.stack([without[order[: count + 1]].all(0) for count in range(len(order))])
         scores = self.verified(less)
-        enough = self.enough(less, scores, largest) & less.flatten(1).any(1)
+        enough = self.enough(less, scores, least) & less.flatten(1).any(1)
         if not bool(enough.any()):
             return None
         longest = int(enough.nonzero().max())

@@ -8,20 +8,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.defense.__main__ import DOCUMENT, RESULTS
 from benchmarks.defense.cells import Row
 from benchmarks.defense.defences import DEFENCES
-from benchmarks.defense.report import BASE, GROUPS, RANDOM, Cells, page, write_table
+from benchmarks.defense.report import BASE, GROUPS, RANDOM, Cells, efforts_table, page
+from benchmarks.defense.table import FIGURES, read_table, write_table
+from benchmarks.speed_report import filled
 from purifier.evaluation.intervals import wilson
+from tests.support.service import ROOT
 
-FIGURES = (
-    "asr",
-    "asr_exact",
-    "asr_untriggered",
-    "clean_exact",
-    "clean_slots",
-    "recovered",
-    "recovered_true",
-)
+FACTS = {"command": "disp bench defense", "made_on": "a machine", "limit": "100"}
 
 
 def row(attack: str, defence: str, asr: int, clean: int = 90, *, changed: int = 0) -> Row:
@@ -41,7 +37,7 @@ def row(attack: str, defence: str, asr: int, clean: int = 90, *, changed: int = 
 
 
 @pytest.fixture
-def rows() -> list[Row]:
+def measured() -> list[Row]:
     return [
         row(BASE, "none", 0, 90),
         row(BASE, "default", 0, 88, changed=7),
@@ -52,8 +48,26 @@ def rows() -> list[Row]:
         row("test/frame", "none", 95, 80),
         row("test/faint", "none", 95),
         row("test/faint", RANDOM, 20),
-        {**row("test/text", "oracle, pixels", 0), "figures": None},
+        {
+            "key": "1",
+            "attack": "test/text",
+            "defence": "oracle, pixels",
+            "figures": None,
+            "seconds": 0.0,
+        },
     ]
+
+
+@pytest.fixture
+def table(measured: list[Row], tmp_path: Path) -> Path:
+    path = tmp_path / "results" / "defense.parquet"
+    write_table(measured, FACTS, path)
+    return path
+
+
+@pytest.fixture
+def rows(table: Path) -> list[Row]:
+    return read_table(table)[0]
 
 
 def test_only_attacks_that_work_enter(rows: list[Row]) -> None:
@@ -72,7 +86,7 @@ def test_what_a_defence_changes_of_a_clean_model(rows: list[Row]) -> None:
 
 
 def test_the_page_shows_every_attack_and_says_which_failed(rows: list[Row]) -> None:
-    text = page(rows, "disp bench defense", "a machine", 100)
+    text = page(rows, FACTS)
     failed, entered = text.split("## The product and the paper: ASR")
     assert "| test/warp/refusal | 40.0" in failed
     assert "no: ASR below 90%" in failed
@@ -87,14 +101,40 @@ def test_every_defence_stands_in_a_table() -> None:
 
 
 def test_the_table_holds_settings_seed_and_result_of_every_cell(
-    rows: list[Row], tmp_path: Path
+    table: Path, measured: list[Row]
 ) -> None:
-    write_table(rows, tmp_path / "results" / "defense.parquet")
-    table: list[dict[str, Any]] = pq.read_table(
-        tmp_path / "results" / "defense.parquet"
-    ).to_pylist()
-    assert len(table) == len(rows)
-    found = next(line for line in table if line["attack"] == "test/warp/refusal")
+    lines: list[dict[str, Any]] = pq.read_table(table).to_pylist()
+    assert len(lines) == len(measured)
+    found = next(line for line in lines if line["attack"] == "test/warp/refusal")
     assert (found["list"], found["kind"], found["target"]) == ("test", "warp", "refusal")
-    assert (found["rate"], found["seed"], found["asr"], found["asr_n"]) == (0.2, 1, 0.4, 100)
-    assert table[-1]["asr"] is None
+    assert (found["rate"], found["seed"]) == (0.2, 1)
+    assert (found["asr_value"], found["asr_n"]) == (0.4, 100)
+    assert lines[-1]["asr_value"] is None
+
+
+def test_the_table_can_be_read_back(table: Path, measured: list[Row]) -> None:
+    rows, facts = read_table(table)
+    assert facts == FACTS
+    for row, before in zip(rows, measured, strict=True):
+        assert row["figures"] == before["figures"]
+        assert {name: row[name] for name in ("key", "attack", "defence", "seconds")} == {
+            name: before[name] for name in ("key", "attack", "defence", "seconds")
+        }
+
+
+def test_the_levels_of_effort_side_by_side(rows: list[Row]) -> None:
+    text = efforts_table(rows)
+    assert "| attack | undefended | `fast`, ASR | `fast`, clean kept |" in text
+    assert "| test/patch | 97.0 [91.5, 99.0] | 2.0 [0.6, 7.0] | 100.0 |" in text
+    assert "warp" not in text
+
+
+@pytest.mark.parametrize("name", ["defense.md", "defence.md"])
+def test_the_committed_pages_say_what_the_committed_table_says(name: str) -> None:
+    rows, facts = read_table(ROOT / RESULTS / "defense.parquet")
+    if name == "defense.md":
+        assert (ROOT / RESULTS / name).read_text() == page(rows, facts)
+    else:
+        text = (ROOT / DOCUMENT).read_text()
+        assert text == filled(text, {"efforts": efforts_table(rows)})
+        assert "<!-- table efforts -->" in text
