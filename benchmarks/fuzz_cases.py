@@ -40,6 +40,7 @@ CHECKS: list[CheckFunction] = [
     response_schema_conformance,
 ]
 CHAT = "POST /v1/chat/completions"
+JOBS = "POST /v1/fine_tuning/jobs"
 _TEXTS = ["<image>", "<|eot_id|>", "What is <image>?", "<|mdm_mask|>", "", " ", "What?"]
 _SECONDS = 120.0
 _LONGEST_REASON = 600
@@ -125,21 +126,37 @@ def fuzz(
                 strategy, share, start, _sender(session, url, scopes[operation.label], ids, tally)
             )
             yield operation.label, tally
-        chat = next(operation for operation in operations if operation.label == CHAT)
-        share = max(2, round(cases / 5))
-        tally = Tally()
-        asked = st.builds(
-            lambda body, caller: Asked(
-                chat.Case(body=body, media_type="application/json"),
-                caller,
-                GenerationMode.POSITIVE,
-                False,
-            ),
-            questions(),
-            st.sampled_from([caller for caller in callers.values() if "infer" in caller.scopes]),
-        )
-        _every(asked, share, start, _sender(session, url, scopes[CHAT], {}, tally))
-        yield f"{CHAT}, questions", tally
+        by_label = {operation.label: operation for operation in operations}
+        for label, name, bodies in ((CHAT, "questions", questions()), (JOBS, "jobs", jobs())):
+            if label not in by_label:
+                continue
+            allowed = [each for each in callers.values() if scopes[label] <= each.scopes]
+            tally = Tally()
+            ids = known(label) if label == JOBS else {}
+            asked = _built(by_label[label], bodies, allowed, real=bool(ids))
+            share = max(2, round(cases / (5 if label == CHAT else 30)))
+            _every(asked, share, start, _sender(session, url, scopes[label], ids, tally))
+            yield f"{label}, {name}", tally
+
+
+def _built(
+    operation: APIOperation[Any, Any, Any, Any],
+    bodies: st.SearchStrategy[dict[str, Any]],
+    callers: list[Caller],
+    *,
+    real: bool,
+) -> st.SearchStrategy[Asked]:
+    """Requests with given bodies, from callers whose keys allow them."""
+    return st.builds(
+        lambda body, caller: Asked(
+            operation.Case(body=body, media_type="application/json"),
+            caller,
+            GenerationMode.POSITIVE,
+            real,
+        ),
+        bodies,
+        st.sampled_from(callers),
+    )
 
 
 def _taken_scopes(document: dict[str, Any]) -> dict[str, set[str]]:
@@ -183,6 +200,20 @@ def questions() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+def jobs() -> st.SearchStrategy[dict[str, Any]]:
+    """Requests for a job, in order but for some levels of effort; the file's id is put in."""
+    masking = st.fixed_dictionaries(
+        {}, optional={"effort": st.sampled_from(["fast", "balanced", "thorough", "none"])}
+    )
+    return st.fixed_dictionaries(
+        {"training_file": st.just("file-0")},
+        optional={
+            "seed": st.integers(0, 2**31),
+            "method": masking.map(lambda given: {"type": "disp", "disp": {"masking": given}}),
+        },
+    )
+
+
 def _fields(text: st.SearchStrategy[str]) -> dict[str, st.SearchStrategy[Any]]:
     """Settings of a question, one in some values out of range."""
     share = st.floats(0, 1) | st.sampled_from([0, 1, -0.0, 1e-300, 1.5])
@@ -192,7 +223,12 @@ def _fields(text: st.SearchStrategy[str]) -> dict[str, st.SearchStrategy[Any]]:
             "enabled": st.booleans(),
             "level": st.sampled_from(["token", "patch"]),
             "ratio": share,
-            "ranker": st.sampled_from(["two-stage", "knockout", "fisher", "random", "attention"]),
+            "effort": st.sampled_from(["fast", "balanced", "thorough"]),
+            "ranker": st.sampled_from(
+                ["two-stage", "group-testing", "knockout", "fisher", "random", "attention"]
+            ),
+            "probed": st.integers(1, 8) | st.just(0),
+            "probing": st.sampled_from(["knockout", "masking"]),
             "threshold": st.floats(0, 1000) | st.sampled_from([0, 0, -1]),
             "probes": st.integers(1, 64) | st.just(0),
             "top_k": st.integers(2, 12) | st.just(1001),

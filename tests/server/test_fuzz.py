@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fuzz import known_to, make_callers
-from benchmarks.fuzz_cases import fuzz
+from benchmarks.fuzz_cases import CHAT, JOBS, fuzz
 from server.security.keys import SCOPES, create_key
 from tests.support.described import operations
 from tests.support.service import start_server, stop_server
@@ -32,7 +32,7 @@ def test_no_generated_request_is_answered_wrongly(tiny_checkpoint: Path, tmp_pat
         stop_server(process)
     assert [failure for tally in tallies.values() for failure in tally.failures] == []
     labels = {f"{method} {path}" for method, path, _ in operations()}
-    assert set(tallies) == {*labels, "POST /v1/chat/completions, questions"}
+    assert set(tallies) == {*labels, f"{CHAT}, questions", f"{JOBS}, jobs"}
     assert sum(tally.cases for tally in tallies.values()) >= 0.9 * CASES
     statuses = {status for tally in tallies.values() for status in tally.statuses}
     assert {200, 202, 400, 401, 403, 404, 415, 422} <= statuses

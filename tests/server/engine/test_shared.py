@@ -23,6 +23,7 @@ Start = Callable[..., Engine]
 
 MASKING = MaskingConfig(ranker="fisher", level="token", probes=2, ratio=0.3, threshold=0.0)
 OTHER_MASKING: dict[str, Any] = {
+    "probing": "masking",
     "level": "patch",
     "ratio": 0.0,
     "ranker": "random",
