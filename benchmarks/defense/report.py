@@ -16,6 +16,7 @@ from purifier.evaluation.report import markdown_table, percent
 NEEDED_ASR = 0.9
 NEEDED_CLEAN = 0.95
 NEEDED_AFTER_RANDOM = 0.5
+CLEAN_TOO_LOW = "clean answers below 95% of the base's"
 BASE = "control/base"
 RANDOM = "random drop 0.3"
 
@@ -91,7 +92,7 @@ class Cells:
         if asr is None or asr < NEEDED_ASR:
             reasons.append("ASR below 90%")
         if clean is not None and base is not None and clean < NEEDED_CLEAN * base:
-            reasons.append("clean answers below 95% of the base's")
+            reasons.append(CLEAN_TOO_LOW)
         if asr and random is not None and random < NEEDED_AFTER_RANDOM * asr:
             reasons.append("random masking takes more than half of it")
         return reasons
@@ -129,6 +130,14 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
                 if any(column in cells.rows.get(name, {}) for column in columns if column != "none")
             ]
             parts += [f"## {title}: {heading}\n", markdown_table(["attack", *columns], rows_of)]
+    failed = [name for name in attacks if name not in admitted]
+    columns = [name for name in defences if name not in TRANSFORMS]
+    parts += [
+        "## Attacks that did not enter: ASR\n",
+        markdown_table(
+            ["attack", *columns], [[name, *_row(cells, name, columns, "asr")] for name in failed]
+        ),
+    ]
     if BASE in cells.rows:
         changed = {name: cells.changed(BASE, name) for name in defences}
         parts += [
@@ -166,17 +175,22 @@ def _rate(cells: Cells, name: str, defence: str, figure: str) -> str:
 
 
 def efforts_table(rows: Sequence[Row]) -> str:
-    """What each level of effort leaves of the attacks that entered, and of the clean answers."""
+    """What each level of effort leaves of the attacks that work, and of the clean answers.
+
+    A dagger marks those that cost too many clean answers to enter.
+    """
     cells = Cells.of(rows)
     levels = [name for name in ("default", "balanced", "thorough") if _measured(cells, name)]
     head = ["attack", "undefended", *(f"{_level(name)}, ASR" for name in levels)]
     head += [f"{_level(name)}, clean kept" for name in levels]
     lines = []
     for name, row in cells.rows.items():
-        if name == BASE or cells.failing(name) or not set(levels) & set(row):
+        reasons = cells.failing(name)
+        if name == BASE or set(reasons) - {CLEAN_TOO_LOW} or not set(levels) & set(row):
             continue
         kept = [_kept(cells, name, level) for level in levels]
-        lines.append([name, *_row(cells, name, ["none", *levels], "asr"), *kept])
+        shown = f"{name} †" if reasons else name
+        lines.append([shown, *_row(cells, name, ["none", *levels], "asr"), *kept])
     return markdown_table(head, lines)
 
 

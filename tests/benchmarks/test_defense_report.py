@@ -87,12 +87,14 @@ def test_what_a_defence_changes_of_a_clean_model(rows: list[Row]) -> None:
 
 def test_the_page_shows_every_attack_and_says_which_failed(rows: list[Row]) -> None:
     text = page(rows, FACTS)
-    failed, entered = text.split("## The product and the paper: ASR")
+    failed, rest = text.split("## The product and the paper: ASR")
+    entered, left_out = rest.split("## Attacks that did not enter: ASR")
     assert "| test/warp/refusal | 40.0" in failed
     assert "no: ASR below 90%" in failed
     assert "test/warp/refusal" not in entered
     assert "| test/patch | 97.0 [91.5, 99.0]" in entered
-    assert "| default | 7 |" in entered
+    assert "| test/warp/refusal | 40.0" in left_out
+    assert "| default | 7 |" in left_out
     assert "Changes of the whole image" not in entered
 
 
