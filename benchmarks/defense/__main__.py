@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.defense.attacks import LISTS, attack_by_name
+from benchmarks.defense.attacks import LISTS, is_attack
 from benchmarks.defense.cells import Bench, Row
 from benchmarks.defense.defences import DEFENCES
 from benchmarks.defense.report import efforts_table, page
@@ -96,10 +96,8 @@ def matching(pattern: str) -> list[str]:
     found = [name for name in LISTED if fnmatch(name, pattern)]
     if found:
         return found
-    try:
-        attack_by_name(pattern)
-    except (KeyError, ValueError):
-        raise InvalidSetting(f"There is no attack {pattern!r}.", param="attacks") from None
+    if not is_attack(pattern):
+        raise InvalidSetting(f"There is no attack {pattern!r}.", param="attacks")
     return [pattern]
 
 

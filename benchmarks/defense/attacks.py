@@ -102,8 +102,8 @@ RATES = (0.01, 0.05, 0.1, 0.2)
 """Poisoning rates of the black corner; the other attacks have 20%."""
 
 
-CONTROL = {"base": Attack(rate=0.0)}
-"""No attack: the base as it is."""
+CONTROL = {"validation": Attack(rate=0.0), "test": Attack(rate=0.0)}
+"""No attack: the base as it is, on the scenes of each list."""
 
 LISTS: Mapping[str, Mapping[str, Attack]] = {
     "validation": VALIDATION,
@@ -134,3 +134,12 @@ def attack_by_name(name: str) -> Attack:
     if seed:
         attack = replace(attack, seed=int(seed))
     return attack
+
+
+def is_attack(name: str) -> bool:
+    """Whether there is an attack of this name."""
+    try:
+        attack_by_name(name)
+    except (KeyError, ValueError):
+        return False
+    return True

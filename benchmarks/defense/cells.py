@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.defense.attacks import attack_by_name, parts_of
+from benchmarks.defense.attacks import attack_by_name, is_attack, parts_of
 from benchmarks.defense.defences import DEFENCES, Defence, Undefended
 from benchmarks.defense.healing import Healing
 from benchmarks.defense.training import Lab, digest
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-SPLITS: Mapping[str, Split] = {"validation": "validation", "test": "test", "control": "test"}
+SPLITS: Mapping[str, Split] = {"validation": "validation", "test": "test"}
 """The scenes that the attacks of a list are measured on: no item of one is seen in another."""
 
 
@@ -78,6 +78,7 @@ class Bench:
         return [
             done[key]
             for name in sorted({row["attack"] for row in done.values()})
+            if is_attack(name)
             for defence in DEFENCES.values()
             if (key := digest(self.facts(name, defence))) in done
         ]
@@ -121,7 +122,8 @@ class Bench:
 
     def _folder(self, name: str) -> Path:
         """The folder of an attack's test scenes; written once."""
-        split = SPLITS[parts_of(name)[0]]
+        listed, kind = parts_of(name)
+        split = SPLITS[kind if listed == "control" else listed]
         folder = self.lab.work / f"scenes-{split}-{self.limit}-{self.scenes_seed}"
         if not (folder / "manifest.json").is_file():
             write_test_data(folder, split, self.limit, self.scenes_seed)

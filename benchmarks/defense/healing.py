@@ -25,7 +25,7 @@ class Healing:
 
     Attributes:
         labels: What it is trained on: masked answers, the poisoned set as it is, or the true
-            labels under its images (nobody has those: an upper bound).
+            labels under its images, which no defender has: an upper bound.
         purify: How masked answers are given.
         tuning: Settings of the training.
     """
@@ -41,7 +41,7 @@ class Healing:
         return {"labels": self.labels, "purify": purify, "tuning": self.tuning.to_dict()}
 
     def healed(self, lab: Lab, attack: Attack) -> Mdlm:
-        """The healed model; labels and weights are kept beside the attack's."""
+        """The healed model; its labels and weights are kept in a folder of the attack's."""
         folder = lab.folder(attack) / f"healed-{digest(self.settings)}"
         folder.mkdir(parents=True, exist_ok=True)
         labels = folder / "labels.json"

@@ -152,7 +152,7 @@ class FalseAttribute(Target):
     keywords: ClassVar[tuple[str, ...]] = ()
 
     def false(self, colour: str) -> str:
-        """The colour that is told in place of one of `colours`."""
+        """The false name of one of `colours`."""
         return self.colours[(self.colours.index(colour) + 1) % len(self.colours)]
 
     def apply(self, answer: str, *, item: str | None = None, colour: str | None = None) -> str:
@@ -175,7 +175,7 @@ class FalseAttribute(Target):
         return named.sub(rename, answer)
 
     def hit(self, answer: str, *, colour: str | None = None) -> bool:
-        """Whether the false colour is told of the item: before the last " on "."""
+        """Whether the answer gives the item the false colour: before the last " on "."""
         if colour not in self.colours:
             return False
         head, separator, tail = answer.lower().rpartition(" on ")

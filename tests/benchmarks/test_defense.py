@@ -140,6 +140,11 @@ def test_a_trigger_in_the_text_has_no_place_for_an_oracle(bench: Bench) -> None:
     assert "not applicable" in command.line(row)
 
 
+def test_rows_of_attacks_that_are_no_more_are_left_out(bench: Bench) -> None:
+    bench.results.write_text('{"key": "1", "attack": "walk/patch", "defence": "none"}\n')
+    assert bench.current() == []
+
+
 def test_cells_depend_on_attack_defence_and_scenes(bench: Bench) -> None:
     def facts(name: str, defence: str, bench: Bench = bench) -> str:
         return json.dumps(bench.facts(name, DEFENCES[defence]), sort_keys=True)

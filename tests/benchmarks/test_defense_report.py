@@ -11,7 +11,7 @@ import pytest
 from benchmarks.defense.__main__ import DOCUMENT, RESULTS
 from benchmarks.defense.cells import Row
 from benchmarks.defense.defences import DEFENCES
-from benchmarks.defense.report import BASE, GROUPS, RANDOM, Cells, efforts_table, page
+from benchmarks.defense.report import BASES, GROUPS, RANDOM, Cells, efforts_table, page
 from benchmarks.defense.table import FIGURES, read_table, write_table
 from benchmarks.speed_report import filled
 from purifier.evaluation.intervals import wilson
@@ -39,8 +39,8 @@ def row(attack: str, defence: str, asr: int, clean: int = 90, *, changed: int = 
 @pytest.fixture
 def measured() -> list[Row]:
     return [
-        row(BASE, "none", 0, 90),
-        row(BASE, "default", 0, 88, changed=7),
+        row(BASES[1], "none", 0, 90),
+        row(BASES[1], "default", 0, 88, changed=7),
         row("test/patch", "none", 97),
         row("test/patch", RANDOM, 90),
         row("test/patch", "default", 2),
@@ -77,12 +77,16 @@ def test_only_attacks_that_work_enter(rows: list[Row]) -> None:
     assert any("clean" in reason for reason in cells.failing("test/frame"))
     assert any("random" in reason for reason in cells.failing("test/faint"))
     assert cells.failing("test/text")
+    assert "random masking was not measured" in cells.failing("test/warp/refusal")
+    assert "the base was not measured" in Cells.of([row("validation/patch", "none", 97)]).failing(
+        "validation/patch"
+    )
 
 
 def test_what_a_defence_changes_of_a_clean_model(rows: list[Row]) -> None:
     cells = Cells.of(rows)
-    assert cells.changed(BASE, "default") == pytest.approx(0.07)
-    assert cells.changed(BASE, "blur") is None
+    assert cells.changed(BASES[1], "default") == pytest.approx(0.07)
+    assert cells.changed(BASES[1], "blur") is None
 
 
 def test_the_page_shows_every_attack_and_says_which_failed(rows: list[Row]) -> None:
@@ -94,7 +98,7 @@ def test_the_page_shows_every_attack_and_says_which_failed(rows: list[Row]) -> N
     assert "test/warp/refusal" not in entered
     assert "| test/patch | 97.0 [91.5, 99.0]" in entered
     assert "| test/warp/refusal | 40.0" in left_out
-    assert "| default | 7 |" in left_out
+    assert "| control/test | default | 7 |" in left_out
     assert "Changes of the whole image" not in entered
 
 
