@@ -101,6 +101,8 @@ def settings(options: argparse.Namespace) -> PurifyConfig:
         "further_prompts": options.further_prompt,
         **_given(options, ("policy", "prompt", "turns", "flag_threshold", "batch_size", "seed")),
     }
+    if options.window is not None:
+        given["certify"] = {"window": options.window}
     if options.block_scores is not None:
         given["rescore_blocks"] = options.block_scores == "each"
     return PurifyConfig.from_dict(given)
@@ -125,6 +127,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--further-prompt", action="append", default=[], metavar="PROMPT", help="asked besides")
     add("--turns", choices=("first", "all"), help="answers of a dialogue that are in scope")
     add("--flag-threshold", type=float, metavar="NATS")
+    add("--window", type=float, metavar="SHARE", help="largest trigger of policy certified")
     add("--block-scores", choices=("first", "each"), help="blocks whose saliency is taken")
     add("--level", choices=get_args(Level))
     add("--ranker", choices=get_args(RankerName))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from purifier.certified.config import CertifyConfig
 from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidSetting as PurifierInvalidSetting
@@ -25,7 +26,7 @@ from server.schemas.jobs import JobRequest
 _Settings = TypeVar("_Settings")
 
 _PATH = "method.disp"
-_OWN_SECTIONS = ("masking", "generation", "seed")
+_OWN_SECTIONS = ("masking", "generation", "certify", "seed")
 _SPEC_FIELDS = ("shard_rows", "bad_rows", "mark_images", "activate")
 _ADDED = {"mark_images": True}
 """Settings that jobs of older versions lack, and what they meant."""
@@ -92,6 +93,7 @@ def _purify(disp: DispSettings, seed: int) -> PurifyConfig:
     base = PRESETS[disp.get("preset", "default")]
     masking: dict[str, Any] = dict(disp.get("masking", {}))
     generation: dict[str, Any] = dict(disp.get("generation", {}))
+    certify: dict[str, Any] = dict(disp.get("certify", {}))
     if "stop" in generation:
         generation["stop"] = tuple(disp["generation"]["stop"])
     own = [item.name for item in fields(PurifyConfig) if item.name not in _OWN_SECTIONS]
@@ -107,6 +109,7 @@ def _purify(disp: DispSettings, seed: int) -> PurifyConfig:
             generation=_checked(
                 "generation", GenerationConfig, lambda: replace(base.generation, **generation)
             ),
+            certify=_checked("certify", CertifyConfig, lambda: replace(base.certify, **certify)),
             seed=seed,
             **rest,
         ),
@@ -134,6 +137,9 @@ def _checked(section: str, kind: Any, make: Callable[[], _Settings]) -> _Setting
             path = f"{path}.{param}"
         elif section == "evaluation":
             path = f"{path}.trigger" + (f".{param}" if param else "")
+        elif not section and param:
+            # What a policy asks of how answers are denoised.
+            path = f"{path}.generation.{param}"
         raise InvalidSetting(f"{path}: {error.message}", param=path) from None
     except TypeError:
         raise InvalidSetting(f"{path} has a value of the wrong type.", param=path) from None

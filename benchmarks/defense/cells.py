@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.defense.attacks import attack_by_name, is_attack, parts_of
+from benchmarks.defense.attacks import CONTROL, attack_by_name, is_attack, parts_of
 from benchmarks.defense.defences import DEFENCES, Defence, Undefended
 from benchmarks.defense.healing import Healing
 from benchmarks.defense.training import Lab, digest
@@ -27,6 +27,8 @@ from purifier.mdlm.base import Mdlm
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+
+CONTROLS = tuple(f"control/{listed}" for listed in CONTROL)
 
 SPLITS: Mapping[str, Split] = {"validation": "validation", "test": "test"}
 """The scenes that the attacks of a list are measured on: no item of one is seen in another."""
@@ -73,13 +75,17 @@ class Bench:
         return {row["key"]: row for row in map(json.loads, lines)}
 
     def current(self) -> list[Row]:
-        """The rows whose settings, models and scenes are those of today, in order of names."""
+        """The rows whose settings, models and scenes are those of today, in order of names.
+
+        A row has the names of today: what decides its figures may have had others.
+        """
         done = self.measured()
+        names = {row["attack"] for row in done.values()}
         return [
-            done[key]
-            for name in sorted({row["attack"] for row in done.values()})
+            {**done[key], "attack": name, "defence": label}
+            for name in sorted({*names, *CONTROLS})
             if is_attack(name)
-            for defence in DEFENCES.values()
+            for label, defence in DEFENCES.items()
             if (key := digest(self.facts(name, defence))) in done
         ]
 

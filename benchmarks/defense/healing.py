@@ -95,6 +95,7 @@ HEALINGS: Mapping[str, Healing] = {
     "purification, default": Healing(),
     "purification, fast": _relabelled(effort="fast"),
     "purification, balanced": _relabelled(effort="balanced"),
+    "purification, certified": Healing(purify=replace(PRESETS["default"], policy="certified")),
     "purification, random masks": _relabelled(ranker="random", ratio=0.3, threshold=0.0),
     "fine-tuning, true labels": Healing("clean"),
 }

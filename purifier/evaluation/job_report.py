@@ -30,6 +30,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from purifier.certified.config import CertifyConfig
 from purifier.errors import DataError
 from purifier.evaluation.report_figures import interval_figure, loss_figure
 
@@ -120,12 +121,21 @@ def render(facts: Mapping[str, Any], pictures: Path) -> str:
         test_set=paired[1],
         change=_single(metrics.get("change", {}), CHANGE),
         labels=_single(metrics.get("labels", {}), LABELS),
+        guarantee=_guarantee(facts),
         figure=interval_figure(paired[0] + paired[1]),
         loss=loss_figure(_losses(facts)),
         examples=[_example(row, pictures) for row in evaluation.get("examples", [])],
         provenance=list(_provenance(facts)),
         settings={name: list(flat(value)) for name, value in facts.get("settings", {}).items()},
     )
+
+
+def _guarantee(facts: Mapping[str, Any]) -> str | None:
+    """What is guaranteed of the labels, under policy `certified`."""
+    purify = facts.get("settings", {}).get("purify", {})
+    if purify.get("policy") != "certified":
+        return None
+    return CertifyConfig(**purify["certify"]).statement
 
 
 def shown(value: Any) -> str:

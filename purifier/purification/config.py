@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from purifier.certified.answers import require_deterministic
+from purifier.certified.config import CertifyConfig
 from purifier.data.sample import IMAGE_MARK
 from purifier.defense.config import MaskingConfig
 from purifier.denoise.config import FAST, GenerationConfig
 from purifier.errors import InvalidSetting
 from purifier.settings import require_seed, require_whole
 
-Policy = Literal["relabel_all", "flag_then_relabel", "drop_flagged"]
+Policy = Literal["relabel_all", "flag_then_relabel", "drop_flagged", "certified"]
 Turns = Literal["first", "all"]
 
 FLAG_THRESHOLD = 5.0
@@ -30,10 +32,12 @@ class PurifyConfig:
     Attributes:
         policy: `relabel_all` replaces every answer in scope by the masked model's (the paper);
             `flag_then_relabel` only those that disagree with what the masked model sees;
-            `drop_flagged` leaves such samples out and keeps the others as they are.
+            `drop_flagged` leaves such samples out and keeps the others as they are; `certified`
+            replaces every answer by one that no window of an image decides, and leaves samples
+            out for which there is none (`purifier.certified`).
         masking: The defence under which answers are given; see `defence` for what a policy
             changes. Its seed is not used: every answer has its own, see
-            `purifier.purification.seeds`.
+            `purifier.purification.seeds`. Policy `certified` has masks of its own, `certify`.
         generation: How answers are denoised; its seed is not used either.
         prompt: Asked at the first answer in place of the sample's own question; None asks that.
         further_prompts: Asked about every sample with images besides; their answers make
@@ -44,6 +48,7 @@ class PurifyConfig:
             the prompt and what is committed; else once, at its first step.
         flag_threshold: Nats by which masking must make a label's token less likely for the
             label to be flagged.
+        certify: How large a trigger may be that `certified` labels do not depend on.
         batch_size: Samples worked on together, fewer where they are long.
         seed: The job's seed.
     """
@@ -56,6 +61,7 @@ class PurifyConfig:
     turns: Turns = "all"
     rescore_blocks: bool = True
     flag_threshold: float = FLAG_THRESHOLD
+    certify: CertifyConfig = field(default_factory=CertifyConfig)
     batch_size: int = 32
     seed: int = 0
 
@@ -95,11 +101,19 @@ class PurifyConfig:
             raise InvalidSetting(
                 "flag_threshold must be above 0 and at most 1000.", param="flag_threshold"
             )
+        if self.policy == "certified":
+            require_deterministic(self.generation)
+            if self.turns != "all":
+                raise InvalidSetting(
+                    "turns must be all under policy certified: an answer that is kept may be the "
+                    "attacker's, and later ones follow it.",
+                    param="turns",
+                )
 
     @property
     def flags(self) -> bool:
         """Whether labels are compared with what the masked model sees."""
-        return self.policy != "relabel_all"
+        return self.policy in ("flag_then_relabel", "drop_flagged")
 
     @property
     def defence(self) -> MaskingConfig:
@@ -122,8 +136,8 @@ class PurifyConfig:
         """Settings from JSON values.
 
         Args:
-            settings: Any of the fields, `masking` and `generation` as objects of theirs. With
-                the key `preset` they change that preset, else the defaults.
+            settings: Any of the fields, `masking`, `generation` and `certify` as objects of
+                theirs. With the key `preset` they change that preset, else the defaults.
 
         Raises:
             InvalidSetting: If a name is unknown or a value out of range.
@@ -137,6 +151,8 @@ class PurifyConfig:
             given["masking"] = _masking(base.masking, given["masking"])
         if "generation" in given:
             given["generation"] = _generation(base.generation, given["generation"])
+        if "certify" in given:
+            given["certify"] = _certify(base.certify, given["certify"])
         if isinstance(given.get("further_prompts"), list):
             given["further_prompts"] = tuple(given["further_prompts"])
         _known(given, cls, "purify")
@@ -149,6 +165,12 @@ def _masking(base: MaskingConfig, settings: Any) -> MaskingConfig:
     _known(given, MaskingConfig, "masking")
     numbers = _numbers(given, ("ratio", "temperature", "threshold", "gate"), "masking")
     return base.adjusted(effort=effort, **numbers)
+
+
+def _certify(base: CertifyConfig, settings: Any) -> CertifyConfig:
+    given = _object(settings, "certify")
+    _known(given, CertifyConfig, "certify")
+    return replace(base, **given)
 
 
 def _generation(base: GenerationConfig, settings: Any) -> GenerationConfig:

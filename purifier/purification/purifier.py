@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from purifier.answer import check_length
+from purifier.certified.answers import Certified, certified_answer
 from purifier.data.sample import Sample, open_image
 from purifier.defense.defend import groups
 from purifier.errors import InvalidPrompt, PromptTooLong, RowError
@@ -145,6 +146,10 @@ class Purifier:
     def _answer_together(
         self, defence: BlockwiseDefence, asked: Sequence[Work], number: int
     ) -> None:
+        if self.config.policy == "certified":
+            for each in asked:
+                self._certify(defence, each, number)
+            return
         questions = self._ask(defence, asked, [number] * len(asked))
         for each, question in zip(asked, questions, strict=True):
             each.saw(question.defended)
@@ -196,6 +201,26 @@ class Purifier:
             else:
                 each.problem = "empty_answer"
 
+    def _certify(self, defence: BlockwiseDefence, work: Work, number: int) -> None:
+        """Puts a certified answer in the place of a label, or leaves the sample out."""
+        found = self._certified(defence, work)
+        work.agreements.append(found.agreement)
+        if found.answer is None:
+            work.dropped = True
+        elif found.answer.text:
+            work.answers[number] = found.answer.text
+            work.relabelled = True
+            work.truncated |= found.answer.finish_reason == "length"
+        else:
+            work.problem = "empty_answer"
+
+    def _certified(self, defence: BlockwiseDefence, work: Work) -> Certified:
+        assert work.inputs is not None
+        config = self.config
+        return certified_answer(
+            self.mdlm, work.inputs, config.generation, config.certify, check=defence.check
+        )
+
     def _answer_further(
         self, defence: BlockwiseDefence, batch: Sequence[Work], number: int, prompt: str
     ) -> None:
@@ -206,6 +231,12 @@ class Purifier:
                 each.inputs = self._prepare(each, image_prompt(each.images, prompt))
                 if each.inputs is not None:
                     asked.append(each)
+        if self.config.policy == "certified":
+            for each in asked:
+                found = self._certified(defence, each)
+                if found.answer is not None and found.answer.text:
+                    each.further.append((prompt, found.answer.text))
+            return
         places = [len(each.answers) + number for each in asked]
         states = defence.answer(self._ask(defence, asked, places))
         for each, state in zip(asked, states, strict=True):

@@ -30,6 +30,7 @@ class PurifiedRow:
         further: Pairs of a further prompt and its answer.
         side: What the side table tells about it: mean `mask_ratio` of its questions, the
             largest and the mean saliency (`saliency_max`, `saliency_mean`), `flag_nats`,
+            under policy `certified` the least `agreement` of the masks over its answers,
             whether a new answer ended by its length (`truncated`), `seconds`. Only `seconds`
             differs between runs.
     """

@@ -25,6 +25,8 @@ class Work:
         relabelled: Whether an answer was replaced.
         flagged: Whether one of its labels disagrees; None if not asked.
         nats: The largest disagreement of its labels.
+        agreements: Under policy `certified`, for every answer in scope the share of the masks
+            that agree.
         dropped: Whether it is left out.
         problem: Code of why it cannot be purified.
         truncated: Whether a new answer ended by its length.
@@ -41,6 +43,7 @@ class Work:
     relabelled: bool = False
     flagged: bool | None = None
     nats: float = 0.0
+    agreements: list[float] = field(default_factory=list)
     dropped: bool = False
     problem: str | None = None
     truncated: bool = False
@@ -79,15 +82,15 @@ class Work:
         """
         if self.sample.source is None:
             raise DataError("A sample must have a place in a file to be purified.")
-        failed = self.problem is not None
+        left_out = self.dropped or self.problem is not None
         return PurifiedRow(
             record=self.sample.source.record,
             id=self.sample.id,
-            answers=tuple(self.answers) if self.relabelled and not failed else None,
+            answers=tuple(self.answers) if self.relabelled and not left_out else None,
             flagged=self.flagged,
-            dropped=self.dropped or failed,
+            dropped=left_out,
             problem=self.problem,
-            further=() if failed or self.dropped else tuple(self.further),
+            further=() if left_out else tuple(self.further),
             side=self._side(),
         )
 
@@ -100,6 +103,8 @@ class Work:
             side["saliency_mean"] = _rounded(sum(means) / len(means))
         if self.flagged is not None:
             side["flag_nats"] = _rounded(self.nats)
+        if self.agreements:
+            side["agreement"] = _rounded(min(self.agreements))
         if self.relabelled:
             side["truncated"] = self.truncated
         if self.seconds:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from server.schemas.chat import CacheName, Remasking
 from server.schemas.defense import Effort, Level, Probing, Ranker
 
-Policy = Literal["relabel_all", "flag_then_relabel", "drop_flagged"]
+Policy = Literal["relabel_all", "flag_then_relabel", "drop_flagged", "certified"]
 Preset = Literal["default", "paper"]
 Turns = Literal["first", "all"]
 Part = Literal["projector", "language_model", "vision_tower"]
@@ -64,6 +64,15 @@ class JobGeneration(TypedDict, total=False):
     parallel_threshold: float
     stop: list[str]
     suffix: str | None
+
+
+@with_config(_CLOSED)
+class JobCertify(TypedDict, total=False):
+    """How large a trigger may be that the labels of policy `certified` do not depend on."""
+
+    window: float
+    masks: int
+    tries: int
 
 
 @with_config(_CLOSED)
@@ -136,6 +145,7 @@ class DispSettings(TypedDict, total=False):
     turns: Turns
     rescore_blocks: bool
     flag_threshold: float
+    certify: JobCertify
     batch_size: int
     finetune: JobFinetune
     evaluation: JobEvaluation

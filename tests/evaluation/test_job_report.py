@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from purifier.certified.config import CertifyConfig
 from purifier.errors import DataError
 from purifier.evaluation.gate import GateLimits, judge
 from purifier.evaluation.intervals import kept_ratio, wilson
@@ -112,6 +113,19 @@ def test_the_page_tells_the_facts(facts: dict[str, Any], tmp_path: Path) -> None
         "report.html",
         "report.json",
     ]
+
+
+def test_certified_labels_come_with_what_they_guarantee(
+    facts: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "guarantee" not in Page(render(facts, tmp_path)).text
+    certify = CertifyConfig(window=0.15)
+    facts["settings"]["purify"] = {"policy": "certified", "certify": certify.to_dict()}
+    text = Page(render(facts, tmp_path)).text
+    assert "What the new labels guarantee" in text
+    assert certify.statement in text
+    assert "15% of the width by 15% of the height" in text
+    assert "Not covered: triggers in the text" in text
 
 
 def test_a_failed_gate_gives_its_reasons(facts: dict[str, Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from purifier import GenerationConfig, InvalidSetting, MaskingConfig
+from purifier.certified.config import CertifyConfig
 from purifier.purify import PRESETS, PurifyConfig
 
 
@@ -44,6 +45,7 @@ def test_the_default_preset_asks_the_own_questions_under_the_default_defence() -
             flag_threshold=2,
             seed=9,
         ),
+        PurifyConfig(policy="certified", certify=CertifyConfig(window=0.1, masks=4, tries=0)),
     ],
 )
 def test_settings_come_back_from_json(config: PurifyConfig) -> None:
@@ -89,6 +91,15 @@ def test_nothing_given_is_the_default() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"seed": -1}, "seed"),
+        ({"certify": 0.2}, "certify"),
+        ({"certify": {"size": 0.2}}, "certify"),
+        ({"certify": {"window": "0.2"}}, "window"),
+        ({"certify": {"window": 0.6}}, "window"),
+        ({"certify": {"masks": 2.5}}, "masks"),
+        ({"policy": "certified", "turns": "first"}, "turns"),
+        ({"policy": "certified", "preset": "paper"}, "turns"),
+        ({"policy": "certified", "generation": {"temperature": 1}}, "temperature"),
+        ({"policy": "certified", "generation": {"remasking": "random"}}, "remasking"),
         ({"ratio": 0.3}, "purify"),
         ({"masking": 0.3}, "masking"),
         ({"masking": {"rate": 0.3}}, "masking"),

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from purifier import GenerationConfig, MaskingConfig, answer
+from purifier.answer import Answer
+from purifier.certified.answers import Certified, certified_answer
+from purifier.certified.config import CertifyConfig
 from purifier.data.sample import Sample, open_image
 from purifier.defense.defend import groups
+from purifier.mdlm.base import Inputs
 from purifier.mdlm.llada_v import LladaV
+from purifier.purification.dialogue import answer_prompt
 from purifier.purification.seeds import answer_seed
 from purifier.purification.work import Work
 from purifier.purify import PRESETS, PurifiedRow, Purifier, PurifyConfig
@@ -21,6 +27,12 @@ RANDOM = MaskingConfig(level="token", ranker="random", ratio=0.5)
 FISHER = MaskingConfig(level="token", ranker="fisher", ratio=0.4, probes=2)
 SHORT = GenerationConfig(gen_length=5)
 CONFIG = PurifyConfig(masking=RANDOM, generation=SHORT, batch_size=4, seed=11)
+CERTIFIED = PurifyConfig(
+    policy="certified",
+    generation=GenerationConfig(gen_length=1),
+    certify=CertifyConfig(window=0.1, masks=2, tries=1),
+)
+SOME = Answer("A bag.", [1, 2], "stop", 9, 4, 0, None, None, (), {}, 2)
 
 
 def steady(row: PurifiedRow) -> PurifiedRow:
@@ -85,7 +97,9 @@ def test_later_answers_follow_new_ones(mdlm: LladaV, images: Path) -> None:
 
 
 @pytest.mark.parametrize("masking", [RANDOM, FISHER], ids=lambda m: m.ranker)
-@pytest.mark.parametrize("policy", ["relabel_all", "flag_then_relabel", "drop_flagged"])
+@pytest.mark.parametrize(
+    "policy", ["relabel_all", "flag_then_relabel", "drop_flagged", "certified"]
+)
 def test_company_does_not_matter(
     mdlm: LladaV, images: Path, samples: list[Sample], masking: MaskingConfig, policy: str
 ) -> None:
@@ -162,6 +176,71 @@ def test_drop_flagged_leaves_such_samples_out(
     assert [row.record for row in rows if row.dropped] == sorted(flagged)
     assert all(row.flagged is row.dropped for row in rows if row.record in nats)
     assert all(row.answers is None and row.problem is None for row in rows)
+
+
+def asked_alone(mdlm: LladaV, images: Path, each: Sample, number: int) -> Certified:
+    """What the masks agree on for one question, after the sample's own answers before it."""
+    pictures = [open_image(images, name) for name in each.image_files]
+    inputs = mdlm.prepare(answer_prompt(each, pictures, number, each.answers[:number]))
+    return certified_answer(mdlm, inputs, CERTIFIED.generation, CERTIFIED.certify)
+
+
+def test_certified_labels_are_what_all_masks_say(
+    mdlm: LladaV, images: Path, samples: list[Sample]
+) -> None:
+    rows = Purifier(mdlm, CERTIFIED, images).purify(samples)
+    kept = 0
+    for each, row in zip(samples, rows, strict=True):
+        assert (row.flagged, row.problem) == (None, None)
+        if not each.images:
+            assert (row.answers, row.dropped) == (None, False)
+            continue
+        agreements = []
+        now = each
+        for number in range(len(each.answers)):
+            found = asked_alone(mdlm, images, now, number)
+            agreements.append(found.agreement)
+            if found.answer is None:
+                break
+            now = now.with_answers(
+                (*now.answers[:number], found.answer.text, *now.answers[number + 1 :])
+            )
+        else:
+            kept += 1
+            assert (row.answers, row.dropped) == (now.answers, False)
+            assert row.side["agreement"] == pytest.approx(min(agreements), rel=1e-3)
+            continue
+        assert (row.answers, row.dropped) == (None, True)
+        assert row.side["agreement"] == pytest.approx(min(agreements), rel=1e-3)
+    assert kept
+
+
+def test_a_label_that_cannot_be_certified_leaves_its_row_out(
+    mdlm: LladaV, images: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where answers before it were accepted, and none of its further prompts is kept."""
+    real = certified_answer
+
+    def second_question_fails(mdlm: LladaV, inputs: Inputs, *rest: Any, **named: Any) -> Certified:
+        found = real(mdlm, inputs, *rest, **named)
+        again = "What colour is it?" in mdlm.decode([i for i in inputs.ids.tolist() if i >= 0])
+        return replace(found, answer=None) if again else replace(found, answer=SOME)
+
+    monkeypatch.setattr("purifier.purification.purifier.certified_answer", second_question_fails)
+    config = replace(CERTIFIED, further_prompts=("Describe it.",))
+    talk, single = Purifier(mdlm, config, images).purify([samples[5], samples[0]])
+    assert (talk.answers, talk.dropped, talk.further) == (None, True, ())
+    assert (single.answers, single.dropped) == ((SOME.text,), False)
+    assert single.further == (("Describe it.", SOME.text),)
+
+
+def test_an_empty_certified_answer_is_a_problem(
+    mdlm: LladaV, images: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = Certified(replace(SOME, text=""), 1.0, 9)
+    monkeypatch.setattr("purifier.purification.purifier.certified_answer", lambda *_, **__: empty)
+    (row,) = Purifier(mdlm, CERTIFIED, images).purify(samples[:1])
+    assert (row.answers, row.dropped, row.problem) == (None, True, "empty_answer")
 
 
 def test_where_nothing_is_masked_nothing_is_flagged(

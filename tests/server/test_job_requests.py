@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic import ValidationError
 
+from purifier.certified.config import CertifyConfig
 from purifier.defense.config import EFFORTS, MaskingConfig
 from purifier.denoise.config import GenerationConfig
 from purifier.evaluation.config import EvaluationConfig
@@ -45,6 +46,7 @@ def names(kind: type[Any]) -> set[str]:
         (job_settings.JobGeneration, GenerationConfig),
         (job_settings.JobEvaluation, EvaluationConfig),
         (job_settings.JobGate, GateLimits),
+        (job_settings.JobCertify, CertifyConfig),
     ],
 )
 def test_wire_types_name_every_setting(wire: type[Any], kind: type[Any]) -> None:
@@ -120,6 +122,7 @@ def test_a_preset_is_changed_by_what_is_given() -> None:
             "mark_images": False,
             "activate": "auto",
         },
+        {"policy": "certified", "certify": {"window": 0.1, "tries": 0}},
     ],
 )
 def test_the_answer_can_be_asked_again(disp: dict[str, Any]) -> None:
@@ -161,6 +164,14 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": " "}, "prompt"),
     ({"further_prompts": [""]}, "further_prompts"),
     ({"flag_threshold": 0.0}, "flag_threshold"),
+    ({"certify": {"window": 0.0}}, "certify.window"),
+    ({"certify": {"masks": 1}}, "certify.masks"),
+    ({"policy": "certified", "turns": "first"}, "turns"),
+    ({"policy": "certified", "generation": {"temperature": 0.5}}, "generation.temperature"),
+    (
+        {"policy": "certified", "generation": {"remasking": "random", "parallel_threshold": 1.0}},
+        "generation.remasking",
+    ),
     ({"finetune": {"epochs": 0}}, "finetune.epochs"),
     ({"finetune": {"parts": []}}, "finetune.parts"),
     ({"finetune": {"learning_rate": -1.0}}, "finetune.learning_rate"),

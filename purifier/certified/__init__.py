@@ -1,0 +1,1 @@
+"""Answers that no small part of an image can have decided, whatever the model."""
