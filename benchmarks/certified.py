@@ -45,7 +45,7 @@ MAIN_WINDOW = 0.2
 MASKS = 5
 
 RESULTS = Path("docs/results")
-DOCUMENT = Path("docs/purification.md")
+DOCUMENT = Path("docs/certified.md")
 """Shows the main table."""
 
 Row = dict[str, Any]

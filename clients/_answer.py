@@ -24,6 +24,11 @@ class Answer:
         return self.response.choices[0].message.content
 
     @property
+    def refusal(self) -> str | None:
+        """Why there is no answer; None if there is one."""
+        return self.response.choices[0].message.refusal
+
+    @property
     def defense(self) -> DefenseReport:
         """What the defence did to this answer."""
         return self.response.defense

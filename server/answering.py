@@ -103,7 +103,13 @@ def check_scope(request: ChatRequest, principal: Principal, config: ServerConfig
             "This key may not switch the defence off: it lacks the scope infer:undefended.",
             param="defense.enabled",
         )
-    for name, given in _asked(request).items():
+    if request.defense.method != "disp":
+        raise ScopeMissing(
+            "This key may not ask for another method than the server's: it lacks the scope "
+            "infer:undefended.",
+            param="defense.method",
+        )
+    for name, given in asked(request).items():
         own = getattr(config.masking, name)
         if given == own or name == "seed":
             continue
@@ -151,13 +157,13 @@ def masking_of(request: ChatRequest, default: MaskingConfig) -> MaskingConfig | 
         InvalidSetting: If a setting is out of range, even if the defence is off.
     """
     try:
-        masking = default.adjusted(**_asked(request))
+        masking = default.adjusted(**asked(request))
     except SettingError as error:
         raise InvalidSetting(error.message, param=f"defense.{error.param}") from None
     return masking if request.defense.enabled else None
 
 
-def _asked(request: ChatRequest) -> dict[str, Any]:
+def asked(request: ChatRequest) -> dict[str, Any]:
     """The settings of the defence that a request gives, its level of effort spelled out."""
     given = request.defense.model_dump(include=set(_DEFENSE), exclude_none=True)
     return with_effort(request.defense.effort, given)
@@ -221,7 +227,7 @@ def check_turns(request: ChatRequest, config: ServerConfig) -> None:
             param=f"messages[{len(request.messages) - 1}].role",
         )
     characters = 0
-    has_image = bool(_image_urls(request))
+    has_image = bool(image_urls(request))
     for number, message in enumerate(request.messages):
         where = f"messages[{number}].content"
         texts = [part.text for part in message.content if isinstance(part, TextPart)]
@@ -263,7 +269,7 @@ def prepare(
     check_model(request, serving)  # another one may have taken over since the request came
     try:
         serving.check_stops(generation)
-        images = open_images(_image_urls(request), config.media)
+        images = open_images(image_urls(request), config.media)
         inputs = serving.prepare(_messages(request, images))
         check_length(serving.mdlm, inputs, generation)
     except SettingError as error:
@@ -324,7 +330,7 @@ def response_of(
             steps=answer.steps,
         ),
         defense=_report(request, ticket.job, answer, checkpoint, parts),
-        warnings=_warnings(request),
+        warnings=ignored(request),
     )
 
 
@@ -363,7 +369,8 @@ def _maps(answer: Answer) -> list[SaliencyMap]:
     ]
 
 
-def _warnings(request: ChatRequest) -> list[str]:
+def ignored(request: ChatRequest) -> list[str]:
+    """What a request says that has no effect."""
     unknown = request.unknown_fields
     found = [
         f"{name[:_WARNED_LENGTH]!r} is not known here and was ignored."
@@ -377,7 +384,8 @@ def _warnings(request: ChatRequest) -> list[str]:
     return found
 
 
-def _image_urls(request: ChatRequest) -> list[tuple[str, str]]:
+def image_urls(request: ChatRequest) -> list[tuple[str, str]]:
+    """Where the images of a request stand, and their URLs."""
     return [
         (f"messages[{number}].content[{place}].image_url.url", part.image_url.url)
         for number, message in enumerate(request.messages)

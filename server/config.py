@@ -84,6 +84,8 @@ class ServerConfig:
         max_fisher_values: Entries of the Fisher matrices that a request may ask for, which are
             `top_k` x `top_k` at every scored position; bounds memory. They are held
             several times over, 8 bytes each.
+        max_masked_answers: Masked images that are answered for one certified answer at most;
+            bounds time.
         media: Limits of images.
         upload: Limits of uploaded data sets.
         generation: Denoising settings a request starts from.
@@ -109,6 +111,7 @@ class ServerConfig:
     drain: float = 30.0
     max_probes: int = 64
     max_fisher_values: int = 8_000_000
+    max_masked_answers: int = 256
     media: MediaLimits = field(default_factory=MediaLimits)
     upload: UploadLimits = field(default_factory=UploadLimits)
     generation: GenerationConfig = FAST

@@ -69,6 +69,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     defense.add_argument("--pooling", type=int, help="side of the averaged neighbourhood")
     defense.add_argument("--defense-seed", type=int, help="seed of the probes")
     defense.add_argument(
+        "--certified",
+        action="store_true",
+        help="an answer that no small part of an image decides, or none; needs a key that may",
+    )
+    defense.add_argument(
+        "--window", type=float, metavar="SHARE", help="with --certified: largest trigger's side"
+    )
+    defense.add_argument(
         "--overlay", type=Path, metavar="FILE", help="save the saliency and mask as a PNG"
     )
     generation = parser.add_argument_group("generation")
@@ -96,6 +104,11 @@ def check(args: argparse.Namespace) -> str | None:
     given = [name for name in DEFENSE_OPTIONS if getattr(args, name) is not None]
     if args.no_defense and given:
         return f"--no-defense and --{given[0].replace('_', '-')} exclude each other"
+    if args.certified and (args.no_defense or args.overlay or given):
+        other = given[0] if given else "overlay" if args.overlay else "no_defense"
+        return f"--certified and --{other.replace('_', '-')} exclude each other"
+    if args.window is not None and not args.certified:
+        return "--window needs --certified"
     if args.overlay and (args.no_defense or not args.images):
         return "--overlay needs an image and the defence"
     return None
@@ -119,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(as_object(answer) | {"overlay": args.overlay and str(args.overlay)})
         return OK
-    print(printable(answer.text))
+    print(printable(answer.refusal or answer.text))
     remarks = notes()
     remarks.print(summary(answer.defense), style="dim", markup=False)
     for warning in answer.response.warnings:
@@ -150,6 +163,7 @@ def as_object(answer: Answer) -> dict[str, Any]:
     response = answer.response
     return {
         "answer": answer.text,
+        "refusal": answer.refusal,
         "finish_reason": response.choices[0].finish_reason,
         "model": response.model,
         "checkpoint": answer.checkpoint,
@@ -165,6 +179,13 @@ def summary(report: DefenseReport) -> str:
     total = report.timings.get("total", sum(report.timings.values())) / 1000
     if not report.applied:
         return f"undefended ({report.reason}), checkpoint {report.checkpoint}, {total:.2f} s"
+    if report.certified is not None:
+        certified = report.certified
+        return (
+            f"{report.verdict} against triggers of {certified.window:.0%} of each side: "
+            f"{certified.agreement:.0%} of the masks agree, {certified.answers} answers, "
+            f"checkpoint {report.checkpoint}, {total:.2f} s"
+        )
     unit = "patches" if report.level == "patch" else "visual tokens"
     return (
         f"defended: {report.masked} of {report.total} {unit} masked by {report.ranker}, "
@@ -175,6 +196,9 @@ def summary(report: DefenseReport) -> str:
 def _defense(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.no_defense:
         return {"enabled": False}
+    if args.certified:
+        certify = {} if args.window is None else {"certify": {"window": args.window}}
+        return {"method": "certified", **certify}
     given = {name: getattr(args, name) for name in DEFENSE_OPTIONS}
     given["seed"] = given.pop("defense_seed")
     return {name: value for name, value in given.items() if value is not None} or None

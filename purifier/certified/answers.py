@@ -20,7 +20,7 @@ larger, or of one that lies in several windows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 from purifier.answer import Answer, answer_batch
@@ -90,54 +90,58 @@ def certified_answer(
         InvalidSetting: If answers are drawn at random.
     """
     require_deterministic(generation)
-    if not inputs.images:
-        own = answer_batch(mdlm, [inputs], generation=generation, check=check)[0]
-        return Certified(own, 1.0, 1)
-    asked = _Asked(mdlm, inputs, generation, check)
+    steps = certifying(inputs, config)
+    choices = next(steps)
+    while True:
+        answers: list[Answer] = []
+        requests = [masked(mdlm, inputs, masks) for masks in choices]
+        for group in groups(requests, generation.gen_length):
+            check()
+            answers += answer_batch(mdlm, group, generation=generation, check=check)
+        try:
+            choices = steps.send(answers)
+        except StopIteration as end:
+            found: Certified = end.value
+            return found
+
+
+def certifying(
+    inputs: Inputs, config: CertifyConfig
+) -> Generator[Sequence[Sequence[Mask]], Sequence[Answer], Certified]:
+    """The steps of a certified answer, for whoever answers masked images in a way of their own.
+
+    Yields:
+        Choices of masks; it is sent the answer under each of them, in their order.
+
+    Returns:
+        What the masks agree on.
+    """
     masks: list[Mask] = [
         (number, box)
         for number, image in enumerate(inputs.images)
         for box in covering(image.image.size, config)
     ]
-    first = asked.answers([[mask] for mask in masks])
+    first = yield [[mask] for mask in masks] or [[]]
     said = [tuple(answer.token_ids) for answer in first]
     counts = Counter(said)
     (common, most), *_ = counts.most_common(1)
-    agreement = most / len(masks)
-    if most == len(masks):
-        return Certified(first[0], agreement, asked.count)
+    agreement, answers = most / len(first), len(first)
+    if most == len(first):
+        return Certified(first[0], agreement, answers)
     rare = [number for number, ids in enumerate(said) if ids != common]
     rare.sort(key=lambda number: -counts[said[number]])
     for number in rare[: config.tries]:
+        agree = True
         pairs = [[masks[number], mask] for mask in masks if mask != masks[number]]
-        parts = (pairs[at : at + config.masks] for at in range(0, len(pairs), config.masks))
-        if all(
-            tuple(answer.token_ids) == said[number]
-            for part in parts
-            for answer in asked.answers(part)
-        ):
-            return Certified(first[number], agreement, asked.count)
-    return Certified(None, agreement, asked.count)
-
-
-@dataclass
-class _Asked:
-    """One question, asked about its images with rectangles filled; counts the answers."""
-
-    mdlm: Mdlm
-    inputs: Inputs
-    generation: GenerationConfig
-    check: Callable[[], None]
-    count: int = 0
-
-    def answers(self, choices: Sequence[Sequence[Mask]]) -> list[Answer]:
-        requests = [masked(self.mdlm, self.inputs, masks) for masks in choices]
-        found: list[Answer] = []
-        for group in groups(requests, self.generation.gen_length):
-            self.check()
-            found += answer_batch(self.mdlm, group, generation=self.generation, check=self.check)
-        self.count += len(found)
-        return found
+        while pairs and agree:
+            # A few at a time, for the first answer that differs ends it.
+            now, pairs = pairs[: config.masks], pairs[config.masks :]
+            second = yield now
+            answers += len(now)
+            agree = all(tuple(answer.token_ids) == said[number] for answer in second)
+        if agree:
+            return Certified(first[number], agreement, answers)
+    return Certified(None, agreement, answers)
 
 
 def masked(mdlm: Mdlm, inputs: Inputs, masks: Sequence[Mask]) -> Inputs:

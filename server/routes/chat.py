@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Annotated
 
-import anyio.to_thread
 from fastapi import APIRouter, Depends, Request, Response
 
 from purifier.answer import Answer
 from server import answering
+from server.certifying import certify_of
 from server.engine import Engine, Job, Serving, Ticket
 from server.errors import (
     ContextLengthExceeded,
@@ -31,17 +30,15 @@ from server.errors import (
     UnsupportedImage,
 )
 from server.routes.access import ConfigHere, EngineHere, RequestId, Require, TraceHere, json_only
+from server.routes.admission import admitted
+from server.routes.chat_certified import certified
 from server.routes.chat_stream import STREAM, Events, streamed
 from server.routes.description import refusals
-from server.routes.waiting import Gone, awaited, disconnected, while_there
+from server.routes.waiting import Gone, awaited, disconnected
 from server.schemas import ChatRequest, ChatResponse
 from server.security.keys import Principal
 
 router = APIRouter(prefix="/v1/chat")
-
-_PREPARATIONS = 3
-"""How often a request is prepared if every time another checkpoint takes over meanwhile."""
-
 
 _REFUSALS = refusals(
     ModelNotFound,
@@ -91,6 +88,9 @@ async def create(
     masking = answering.scored_in_full(masking, generation, principal, config)
     answering.check_cost(generation, masking, config)
     answering.check_turns(body, config)
+    certify = certify_of(body, generation, config)
+    if certify is not None:
+        masking = None
 
     def prepare(serving: Serving) -> Job:
         return answering.prepare(body, serving, generation, masking, config, request_id)
@@ -109,38 +109,23 @@ async def create(
     events = Events() if body.stream else None
     gone = asyncio.create_task(disconnected(request.receive))
     try:
-        ticket = await _admitted(engine, prepare, events, request.app.state.preparing, gone)
+        if certify is not None:
+            return await certified(
+                body, engine, prepare, certify, config, request.app.state.preparing, gone, trace
+            )
+        ticket = await admitted(
+            engine,
+            prepare,
+            None if events is None else events.put,
+            request.app.state.preparing,
+            gone,
+        )
         trace.checkpoint = ticket.serving.checkpoint
         if events is not None:
             return await streamed(body, engine, ticket, events, gone, respond, trace.sends_text)
         return respond(await _answer(engine, ticket, gone))
     finally:
         gone.cancel()
-
-
-async def _admitted(
-    engine: Engine,
-    prepare: Callable[[Serving], Job],
-    events: Events | None,
-    preparing: anyio.CapacityLimiter,
-    gone: Gone,
-) -> Ticket:
-    """Prepares a request and queues it, in a place that is its own from the beginning.
-
-    A checkpoint that takes over meanwhile gets the request prepared for itself.
-
-    Raises:
-        ServerError: If there is no place, or the request is refused.
-        ClientDisconnected: If the client goes away before; its place is free again.
-    """
-    with engine.reserve() as place:
-        with while_there(gone):
-            for _ in range(_PREPARATIONS):
-                serving = engine.serving()
-                job = await anyio.to_thread.run_sync(prepare, serving, limiter=preparing)
-                if engine.serving() is serving:
-                    break
-        return place.submit(job, None if events is None else events.put, serving)
 
 
 async def _answer(engine: Engine, ticket: Ticket, gone: Gone) -> Answer:

@@ -19,6 +19,8 @@ from server.schemas.chat import (
 )
 from server.schemas.chat_chunks import ChatChunk, ChunkChoice, Delta
 from server.schemas.defense import (
+    CertifyReport,
+    CertifyRequest,
     DefenseReport,
     DefenseRequest,
     Effort,
@@ -33,6 +35,8 @@ from server.schemas.models import EngineStatus, Health, ModelCard, ModelList
 __all__ = [
     "AnswerMessage",
     "CacheName",
+    "CertifyReport",
+    "CertifyRequest",
     "ChatChunk",
     "ChatMessage",
     "ChatRequest",

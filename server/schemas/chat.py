@@ -170,10 +170,11 @@ class ChatRequest(OpenAiFields):
 
 
 class AnswerMessage(BaseModel):
-    """The answer's turn."""
+    """The answer's turn; `refusal` says why there is no answer, and `content` is empty then."""
 
     role: Literal["assistant"] = "assistant"
     content: str
+    refusal: str | None = None
 
 
 class Choice(BaseModel):

@@ -22,15 +22,42 @@ Ranker = Literal[
 ]
 Effort = Literal["fast", "balanced", "thorough"]
 Probing = Literal["knockout", "masking"]
-Verdict = Literal["nothing found", "masked"]
+Method = Literal["disp", "certified"]
+Verdict = Literal["nothing found", "masked", "certified", "not certified"]
 NotApplied = Literal["disabled", "no_image"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """A seed that every random generator accepts."""
 
 
+class CertifyRequest(BaseModel):
+    """How large a trigger may be that a certified answer does not depend on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    window: float | None = None
+    masks: int | None = None
+    tries: int | None = None
+
+
+class CertifyReport(BaseModel):
+    """What a certified answer is certified against, and what it took.
+
+    `window` is the longest side of a trigger as a share of the image's; `agreement` the share of
+    the masks that say the same, and `answers` the masked images that were answered.
+    """
+
+    window: float
+    masks: int
+    tries: int
+    agreement: float
+    answers: int
+
+
 class DefenseRequest(BaseModel):
     """How this one answer is defended; a field left out keeps the server's setting.
+
+    `method` `certified` has settings of its own, `certify`, and takes none of the others.
 
     What belongs to another setting is not kept: `level` `token` without a `ranker` takes
     `two-stage` if the server's ranker needs level `patch`, and another `ranker` without a
@@ -41,6 +68,8 @@ class DefenseRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     enabled: bool = True
+    method: Method = "disp"
+    certify: CertifyRequest | None = None
     effort: Effort | None = None
     level: Level | None = None
     ratio: float | None = None
@@ -81,11 +110,16 @@ class DefenseReport(BaseModel):
     of both it was, `score` is the largest score in the ranker's own unit. `timings` are
     milliseconds by part of the request. The settings are those that were used; they are null
     where the defence was not applied.
+
+    Of method `certified` the settings of masking are null, nothing counts as masked, and
+    `certified` says what was done; without a certificate the verdict is `not certified`, and
+    there is no answer.
     """
 
     applied: bool
     reason: NotApplied | None = None
-    method: Literal["disp"] = "disp"
+    method: Method = "disp"
+    certified: CertifyReport | None = None
     level: Level | None = None
     ratio: float | None = None
     ranker: Ranker | None = None

@@ -88,6 +88,29 @@ def test_ask_with_a_level_of_effort(asking: Run, scene: Path) -> None:
     assert defense["verdict"] in ("nothing found", "masked")
 
 
+def test_ask_for_a_certified_answer(asking: Run, scene: Path, tmp_path: Path) -> None:
+    """One that no window decides: a mask changes nothing of a plain picture."""
+    plain = tmp_path / "plain.png"
+    Image.new("RGB", (80, 64), (180, 90, 40)).save(plain)
+    words = ("What is it?", "--certified", "--window", "0.1", "--gen-length", "4")
+    result = parsed(asking("ask", plain, *words, "--json"))
+    defense = result["defense"]
+    assert (defense["method"], defense["verdict"]) == ("certified", "certified")
+    assert (defense["certified"]["window"], defense["certified"]["agreement"]) == (0.1, 1.0)
+    assert (bool(result["answer"]), result["refusal"]) == (True, None)
+    shown = asking("ask", plain, *words)
+    assert shown.stdout.strip() == result["answer"]
+    assert "certified against triggers of 10% of each side: 100% of the masks" in shown.stderr
+
+
+def test_ask_says_that_there_is_no_certified_answer(asking: Run, scene: Path) -> None:
+    words = ("ask", scene, "What is it?", "--certified", "--gen-length", "8")
+    result = parsed(asking(*words, "--json"))
+    assert result["defense"]["verdict"] == "not certified"
+    assert (result["answer"], result["finish_reason"]) == ("", "stop")
+    assert asking(*words).stdout.strip() == result["refusal"]
+
+
 def test_ask_for_the_token_level_alone(asking: Run, scene: Path) -> None:
     words = ("--level", "token", "--gen-length", "4", "--json")
     defense = parsed(asking("ask", scene, "What is it?", *words))["defense"]
@@ -150,6 +173,10 @@ def test_no_server(disp: Run) -> None:
         ["ask", "a.png", "What?", "--no-defense", "--ratio", "0.3"],
         ["ask", "a.png", "What?", "--no-defense", "--overlay", "o.png"],
         ["ask", "What?", "--overlay", "o.png"],
+        ["ask", "a.png", "What?", "--certified", "--ratio", "0.3"],
+        ["ask", "a.png", "What?", "--certified", "--overlay", "o.png"],
+        ["ask", "a.png", "What?", "--certified", "--no-defense"],
+        ["ask", "a.png", "What?", "--window", "0.1"],
         ["demo", "--target", "none"],
     ],
 )

@@ -90,13 +90,14 @@ def test_several_images_no_image_and_a_system_turn(
 @pytest.mark.parametrize(
     ("defense", "wire"),
     [
-        (None, {"enabled": True, "return_saliency": False}),
-        (True, {"enabled": True, "return_saliency": False}),
-        (False, {"enabled": False, "return_saliency": False}),
-        ({"ratio": 0.3}, {"enabled": True, "ratio": 0.3, "return_saliency": False}),
+        (None, {}),
+        (True, {}),
+        (False, {"enabled": False}),
+        ({"ratio": 0.3}, {"ratio": 0.3}),
+        (DefenseRequest(level="token"), {"level": "token"}),
         (
-            DefenseRequest(level="token"),
-            {"enabled": True, "level": "token", "return_saliency": False},
+            {"method": "certified", "certify": {"window": 0.1}},
+            {"method": "certified", "certify": {"window": 0.1}},
         ),
     ],
 )
@@ -105,8 +106,9 @@ def test_the_defence_travels_as_given(call: Caller, defense: Any, wire: dict[str
     call(handler, "answer", None, "Hello?", defense=defense)
     call(handler, "answer", None, "Hello?", defense=defense, return_saliency=True)
     plain, saliency = (sent(request)["defense"] for request in handler.requests)
-    assert plain == wire
-    assert saliency == wire | {"return_saliency": True}
+    always = {"enabled": True, "method": "disp", "return_saliency": False}
+    assert plain == always | wire
+    assert saliency == always | wire | {"return_saliency": True}
 
 
 def test_generation_settings_travel_at_the_top_level_and_only_if_set(call: Caller) -> None:

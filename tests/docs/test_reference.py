@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from fastapi.routing import APIRoute
 
+from purifier.certified.config import CertifyConfig
 from purifier.defense.config import MaskingConfig
 from purifier.evaluation.config import EvaluationConfig
 from purifier.evaluation.gate import GateLimits
@@ -24,6 +25,7 @@ from server.config import ServerConfig
 from server.errors import ServerError
 from server.jobs.spec import JobSpec
 from server.schemas import (
+    CertifyReport,
     ChatRequest,
     DefenseReport,
     DefenseRequest,
@@ -87,14 +89,15 @@ def test_every_field_of_a_question_is_described_with_its_default() -> None:
 def test_every_setting_of_the_defence_is_described_with_its_default() -> None:
     described = defaults(section(API, "The `defense` object"))
     assert set(described) == set(DefenseRequest.model_fields)
-    own = {"enabled": True, "return_saliency": False}
+    own = {"enabled": True, "return_saliency": False, "method": "disp"}
+    own["certify"] = CertifyConfig().to_dict()
     for name, value in {**asdict(MaskingConfig()), **own}.items():
         assert json.loads(described[name]) == value, name
 
 
 def test_every_field_of_an_answer_is_described() -> None:
     text = section(API, "The answer")
-    for model in (DefenseReport, SaliencyMap, Usage):
+    for model in (DefenseReport, CertifyReport, SaliencyMap, Usage):
         for name in model.model_fields:
             assert re.search(rf"`(defense\.)?{name}`", text), name
 
@@ -188,6 +191,8 @@ def test_limits_are_those_of_the_server() -> None:
     assert f"{config.max_fisher_values:,}" in SECURITY
     assert f"{config.max_fisher_values:,}" in DEPLOYMENT
     assert f"({config.deadline:g} s by default)" in ERRORS
+    assert f"At most {config.max_masked_answers} answers" in API
+    assert f"at most {config.max_masked_answers} masked images" in " ".join(SECURITY.split())
 
 
 def test_every_suffix_that_is_refused_is_described() -> None:

@@ -1,0 +1,39 @@
+"""Getting a request into the engine, whichever checkpoint serves by then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio.to_thread
+
+from server.engine import Engine, Job, Serving, Ticket
+from server.engine.job import Progress
+from server.routes.waiting import Gone, while_there
+
+_PREPARATIONS = 3
+"""How often a request is prepared if every time another checkpoint takes over meanwhile."""
+
+
+async def admitted(
+    engine: Engine,
+    prepare: Callable[[Serving], Job],
+    progress: Progress | None,
+    preparing: anyio.CapacityLimiter,
+    gone: Gone,
+) -> Ticket:
+    """Prepares a request and queues it, in a place that is its own from the beginning.
+
+    A checkpoint that takes over meanwhile gets the request prepared for itself.
+
+    Raises:
+        ServerError: If there is no place, or the request is refused.
+        ClientDisconnected: If the client goes away before; its place is free again.
+    """
+    with engine.reserve() as place:
+        with while_there(gone):
+            for _ in range(_PREPARATIONS):
+                serving = engine.serving()
+                job = await anyio.to_thread.run_sync(prepare, serving, limiter=preparing)
+                if engine.serving() is serving:
+                    break
+        return place.submit(job, progress, serving)
