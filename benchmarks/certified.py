@@ -137,14 +137,13 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 def page(facts: Mapping[str, Any]) -> str:
     """The figures as a document."""
-    made_on = ", ".join(f"{name} {value}" for name, value in facts["made_on"].items())
     lines = [
         "# Certified labels\n",
-        f"Made by `{facts['command']}` on {made_on}. The first {facts['samples']} rows of each "
-        "attack's training set, a fifth of them poisoned; one training seed an attack. Figures "
-        "are percent with 95% Wilson intervals. Window: the largest trigger that is certified "
-        "against, as a share of the image's side; the patch takes 0.17 of it, `large` 0.4. "
-        "Right: accepted labels that are the clean set's own, word for word.\n",
+        f"Made by `{facts['command']}` on {facts['made_on']}. The first {facts['samples']} rows "
+        "of each attack's training set, a fifth of them poisoned; one training seed an attack. "
+        "Figures are percent with 95% Wilson intervals. Window: the largest trigger that is "
+        "certified against, as a share of the image's side; the patch takes 0.17 of it, `large` "
+        "0.4. Right: accepted labels that are the clean set's own, word for word.\n",
         *_table(facts["rows"]),
     ]
     return "\n".join(lines) + "\n"
