@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import httpx
@@ -18,6 +18,7 @@ from server.schemas import (
     ChatRequest,
     ChatResponse,
     DefenseRequest,
+    Effort,
     EngineStatus,
     Health,
     ImagePart,
@@ -26,6 +27,7 @@ from server.schemas import (
     Remasking,
     TextPart,
 )
+from server.schemas.inspection import Inspection, InspectRequest
 
 Defense = bool | DefenseRequest | Mapping[str, Any] | None
 """None: the server's setting. True or False: on or off. Else the `defense` object."""
@@ -68,15 +70,9 @@ def answer(
     Raises:
         InvalidInput: If an image cannot be sent or a setting has the wrong type.
     """
-    parts: list[TextPart | ImagePart] = [
-        ImagePart(image_url=ImageUrl(url=data_url(one))) for one in as_list(image)
-    ]
-    parts.append(TextPart(text=question))
-    turns = [] if system is None else [ChatMessage(role="system", content=[TextPart(text=system)])]
-    turns.append(ChatMessage(role="user", content=parts))
     try:
         request = ChatRequest(
-            messages=turns,
+            messages=_turns(image, question, system),
             model=model,
             defense=_defense(defense, return_saliency),
             **generation,  # type: ignore[arg-type]
@@ -97,6 +93,36 @@ def chat(request: ChatRequest) -> Call[ChatResponse]:
     return Call("POST", _CHAT, reader(ChatResponse), _body(request))
 
 
+def inspect(
+    image: Images,
+    question: str,
+    *,
+    system: str | None,
+    model: str,
+    efforts: Sequence[Effort] | None,
+    max_tokens: int | None,
+    overlays: bool,
+) -> Call[Inspection]:
+    """What the detectors find in a question about images.
+
+    Raises:
+        InvalidInput: If an image cannot be sent or a setting has the wrong type.
+    """
+    given: dict[str, Any] = {} if efforts is None else {"efforts": list(efforts)}
+    try:
+        request = InspectRequest(
+            messages=_turns(image, question, system),
+            model=model,
+            max_tokens=max_tokens,
+            overlays=overlays,
+            **given,
+        )
+    except ValidationError as error:
+        raise invalid(error) from None
+    body = request.model_dump(mode="json", exclude_none=True)
+    return Call("POST", "/v1/defense/inspect", reader(Inspection), body)
+
+
 def models() -> Call[ModelList]:
     return Call("GET", "/v1/models", reader(ModelList))
 
@@ -114,6 +140,15 @@ def ready() -> Call[bool]:
 
 
 _CHAT = "/v1/chat/completions"
+
+
+def _turns(image: Images, question: str, system: str | None) -> list[ChatMessage]:
+    parts: list[TextPart | ImagePart] = [
+        ImagePart(image_url=ImageUrl(url=data_url(one))) for one in as_list(image)
+    ]
+    parts.append(TextPart(text=question))
+    turns = [] if system is None else [ChatMessage(role="system", content=[TextPart(text=system)])]
+    return [*turns, ChatMessage(role="user", content=parts)]
 
 
 def _body(request: ChatRequest) -> dict[str, Any]:

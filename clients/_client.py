@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Unpack
 
@@ -17,7 +18,8 @@ from clients._images import Images
 from clients._jobs import Jobs
 from clients._settings import DEFAULT_TIMEOUT, resolve
 from clients._transport import Transport
-from server.schemas import ChatRequest, ChatResponse, EngineStatus, Health, ModelCard
+from server.schemas import ChatRequest, ChatResponse, Effort, EngineStatus, Health, ModelCard
+from server.schemas.inspection import Inspection
 
 
 class Client:
@@ -102,6 +104,44 @@ class Client:
             defense=defense,
             return_saliency=return_saliency,
             **generation,
+        )
+        return self._transport.run(call)
+
+    def inspect(
+        self,
+        image: Images,
+        question: str,
+        *,
+        system: str | None = None,
+        model: str = "default",
+        efforts: Sequence[Effort] | None = None,
+        max_tokens: int | None = None,
+        overlays: bool = True,
+    ) -> Inspection:
+        """Says what the detectors find in a question about one image or several.
+
+        Args:
+            image: As of `answer`.
+            question: The question.
+            system: A system turn before it.
+            model: A name from `models()`.
+            efforts: Levels of effort to look with; `fast` and `balanced` by default.
+            max_tokens: Length of the answers; the server's by default.
+            overlays: Whether a picture of every image comes with every finding.
+
+        Raises:
+            InvalidInput: If an image or a setting cannot be sent.
+            StatusError: If the server refuses; the key needs the scope `infer:undefended`.
+            ConnectionFailed: If no answer comes.
+        """
+        call = _calls.inspect(
+            image,
+            question,
+            system=system,
+            model=model,
+            efforts=efforts,
+            max_tokens=max_tokens,
+            overlays=overlays,
         )
         return self._transport.run(call)
 

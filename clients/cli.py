@@ -20,6 +20,7 @@ from clients._commands import (
     doctor,
     files,
     health,
+    inspect,
     jobs,
     models,
 )
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"disp {version()}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     rooms = (jobs, checkpoints, files, audit)
-    for command in (demo, ask, models, health, *rooms, delegated, bench, doctor):
+    for command in (demo, ask, inspect, models, health, *rooms, delegated, bench, doctor):
         command.add(subparsers)
     return parser
 

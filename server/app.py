@@ -34,6 +34,7 @@ from server.routes import (
     docs,
     files,
     health,
+    inspect,
     job_events,
     jobs,
     metrics,
@@ -51,6 +52,7 @@ _log = logging.getLogger("disp.server")
 
 ROUTERS = (
     chat.router,
+    inspect.router,
     models.router,
     files.uploads,
     files.router,

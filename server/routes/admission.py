@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import anyio.to_thread
 
+from purifier.answer import Answer
 from server.engine import Engine, Job, Serving, Ticket
 from server.engine.job import Progress
-from server.routes.waiting import Gone, while_there
+from server.routes.waiting import Gone, awaited, while_there
 
 _PREPARATIONS = 3
 """How often a request is prepared if every time another checkpoint takes over meanwhile."""
@@ -37,3 +39,12 @@ async def admitted(
                 if engine.serving() is serving:
                     break
         return place.submit(job, progress, serving)
+
+
+async def answered(engine: Engine, ticket: Ticket, gone: Gone) -> Answer:
+    """Waits for the answer; gives the job up when nobody else does."""
+    try:
+        return await awaited(asyncio.wrap_future(ticket.future), ticket, gone)
+    finally:
+        if not ticket.future.done():
+            engine.cancel(ticket)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from purifier.answer import Answer
 from server import answering
 from server.certifying import certify_of
-from server.engine import Engine, Job, Serving, Ticket
+from server.engine import Job, Serving
 from server.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -30,17 +30,17 @@ from server.errors import (
     UnsupportedImage,
 )
 from server.routes.access import ConfigHere, EngineHere, RequestId, Require, TraceHere, json_only
-from server.routes.admission import admitted
+from server.routes.admission import admitted, answered
 from server.routes.chat_certified import certified
 from server.routes.chat_stream import STREAM, Events, streamed
 from server.routes.description import refusals
-from server.routes.waiting import Gone, awaited, disconnected
+from server.routes.waiting import disconnected
 from server.schemas import ChatRequest, ChatResponse
 from server.security.keys import Principal
 
 router = APIRouter(prefix="/v1/chat")
 
-_REFUSALS = refusals(
+REFUSALS = refusals(
     ModelNotFound,
     InvalidSetting,
     InvalidPrompt,
@@ -63,7 +63,7 @@ _REFUSALS = refusals(
     "/completions",
     dependencies=[Depends(json_only)],
     response_model=ChatResponse,
-    responses={200: STREAM, **_REFUSALS},
+    responses={200: STREAM, **REFUSALS},
 )
 async def create(
     body: ChatRequest,
@@ -123,15 +123,6 @@ async def create(
         trace.checkpoint = ticket.serving.checkpoint
         if events is not None:
             return await streamed(body, engine, ticket, events, gone, respond, trace.sends_text)
-        return respond(await _answer(engine, ticket, gone))
+        return respond(await answered(engine, ticket, gone))
     finally:
         gone.cancel()
-
-
-async def _answer(engine: Engine, ticket: Ticket, gone: Gone) -> Answer:
-    """Waits for the answer; gives the job up when nobody else does."""
-    try:
-        return await awaited(asyncio.wrap_future(ticket.future), ticket, gone)
-    finally:
-        if not ticket.future.done():
-            engine.cancel(ticket)

@@ -138,6 +138,22 @@ def test_ask_takes_several_images_or_none(asking: Run, scene: Path) -> None:
     assert two["usage"]["visual_tokens"] > 0 == none["usage"]["visual_tokens"]
 
 
+def test_inspect_says_what_every_level_found(asking: Run, scene: Path, tmp_path: Path) -> None:
+    words = ("inspect", scene, "What is it?", "--gen-length", "4")
+    found = parsed(asking(*words, "--json", "--overlays", tmp_path / "found"))
+    assert [each["effort"] for each in found["findings"]] == ["fast", "balanced"]
+    assert all("overlays" not in each for each in found["findings"])
+    for name in ("fast-0.png", "balanced-0.png"):
+        with Image.open(tmp_path / "found" / name) as picture:
+            assert picture.format == "PNG"
+    shown = asking(*words, "--effort", "fast").stdout
+    assert shown.startswith(f"{found['verdict']}, checkpoint ")
+    assert "undefended: " in shown
+    assert "balanced" not in shown
+    refused = parsed(asking(*words, "--json", key="infer"), code=1)["error"]
+    assert refused["code"] == "scope_missing"
+
+
 def test_models_and_health(asking: Run) -> None:
     cards = parsed(asking("models", "--json"))["data"]
     assert "default" in {card["id"] for card in cards}
@@ -192,7 +208,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    own = ("ask", "models", "health", "jobs", "checkpoints", "files", "demo", "doctor")
+    own = ("ask", "inspect", "models", "health", "jobs", "checkpoints", "files", "demo", "doctor")
     for command in (*own, *delegated.DELEGATES):
         assert re.search(rf"^    {command}\s", text, re.MULTILINE)
 
