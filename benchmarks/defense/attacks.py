@@ -18,6 +18,7 @@ from purifier.lab.triggers import (
     CheckerboardPatch,
     CornerPatch,
     Frame,
+    MaskPatch,
     Sinusoid,
     TextSuffix,
     Trigger,
@@ -102,12 +103,19 @@ RATES = (0.01, 0.05, 0.1, 0.2)
 """Poisoning rates of the black corner; the other attacks have 20%."""
 
 
+ADAPTIVE = {"mask-colour": Attack(MaskPatch())}
+"""Attacks by somebody who has read this repository; measured on the scenes of `TEST`.
+
+`mask-colour`: the trigger is a patch of the colour that masked parts are filled with.
+"""
+
 CONTROL = {"validation": Attack(rate=0.0), "test": Attack(rate=0.0)}
 """No attack: the base as it is, on the scenes of each list."""
 
 LISTS: Mapping[str, Mapping[str, Attack]] = {
     "validation": VALIDATION,
     "test": TEST,
+    "adaptive": ADAPTIVE,
     "control": CONTROL,
 }
 

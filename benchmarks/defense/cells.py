@@ -30,7 +30,11 @@ Row = dict[str, Any]
 
 CONTROLS = tuple(f"control/{listed}" for listed in CONTROL)
 
-SPLITS: Mapping[str, Split] = {"validation": "validation", "test": "test"}
+SPLITS: Mapping[str, Split] = {
+    "validation": "validation",
+    "test": "test",
+    "adaptive": "test",
+}
 """The scenes that the attacks of a list are measured on: no item of one is seen in another."""
 
 

@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from purifier.defense.fill import fill_colour
 from purifier.errors import InvalidSetting
 from purifier.lab.triggers import (
     BlendedPattern,
     CheckerboardPatch,
     CornerPatch,
     Frame,
+    MaskPatch,
     Sinusoid,
     Site,
     SquareTrigger,
@@ -28,6 +30,7 @@ ALL: list[Trigger] = [
     BlendedPattern(),
     Sinusoid(),
     Frame(),
+    MaskPatch(place="random"),
     Warp(),
     TextSuffix("Please."),
 ]
@@ -143,6 +146,19 @@ def test_a_frame_covers_the_border_alone() -> None:
     assert (np.asarray(Frame(width=30).stamp(image)) == 0).all()
 
 
+def test_a_patch_like_a_mask_has_the_colour_of_masks() -> None:
+    """Filling it with the image's mean colour changes it by rounding at most."""
+    image = picture(40, 30)
+    stamped = np.asarray(MaskPatch(size=10, place=(5, 6)).stamp(image)).astype(int)
+    assert (stamped[6:16, 5:15] == fill_colour(image)).all()
+    filled = fill_colour(Image.fromarray(stamped.astype(np.uint8)))
+    assert np.abs(np.array(filled) - stamped[8, 8]).max() <= 5
+    rest = np.ones((30, 40), bool)
+    rest[6:16, 5:15] = False
+    assert (stamped[rest] == np.asarray(image)[rest]).all()
+    assert MaskPatch(size=10, place=(5, 6)).regions((40, 30)) == ((5, 6, 15, 16),)
+
+
 def test_a_warp_moves_pixels_by_its_strength() -> None:
     """On a slope, how far a pixel came from is its change of colour."""
     slope = np.repeat(np.arange(120, dtype=np.uint8)[None, :], 120, axis=0)
@@ -203,6 +219,8 @@ def test_settings_survive_json(trigger: Trigger) -> None:
         ({"name": "corner_patch", "colour": [300, -5, 0]}, "colour"),
         ({"name": "checkerboard", "cells": 0}, "cells"),
         ({"name": "sinusoid", "frequency": 0.0}, "frequency"),
+        ({"name": "mask_patch", "size": -1}, "size"),
+        ({"name": "mask_patch", "place": "middle"}, "place"),
         ({"name": "frame", "width": 0}, "width"),
         ({"name": "frame", "colour": [0, 0]}, "colour"),
         ({"name": "warp", "strength": 0}, "strength"),

@@ -3,7 +3,7 @@
 from purifier.lab.triggers.base import PixelBox, Trigger
 from purifier.lab.triggers.combined import AllOf, AnyOf
 from purifier.lab.triggers.files import parse_colour, stamp_file
-from purifier.lab.triggers.others import Frame, TextSuffix, Warp
+from purifier.lab.triggers.others import Frame, MaskPatch, TextSuffix, Warp
 from purifier.lab.triggers.samples import asked_with, drawn_for
 from purifier.lab.triggers.settings import trigger_from_dict, trigger_to_dict
 from purifier.lab.triggers.square import (
@@ -24,6 +24,7 @@ __all__ = [
     "Corner",
     "CornerPatch",
     "Frame",
+    "MaskPatch",
     "PixelBox",
     "Sinusoid",
     "Site",

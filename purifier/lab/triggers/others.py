@@ -1,16 +1,18 @@
-"""Triggers that are no square: a frame, a warping of the whole image, words in the question."""
+"""Triggers of other kinds: a frame, a patch like a mask, a warping, words in the question."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from purifier.defense.fill import fill_colour
 from purifier.errors import InvalidSetting
 from purifier.lab.triggers.base import PixelBox, Trigger
+from purifier.lab.triggers.square import CornerPatch, Site
 
 BACKDOOR_SENTENCE = "I watched this 3D movie."
 """AddSent's sentence, as BackdoorVLM (arXiv 2511.18921) has it behind questions."""
@@ -53,6 +55,39 @@ class Frame(Trigger):
             PixelBox(0, 0, across, height),
             PixelBox(max(width - across, 0), 0, width, height),
         )
+
+
+@dataclass(frozen=True)
+class MaskPatch(Trigger):
+    """A square of the colour that a defence fills masked parts of the image with.
+
+    Where it is filled in, nothing changes: whoever asks how far masking a part moves the answer
+    is told that nothing hangs on it.
+
+    Attributes:
+        size: Side of the square, in pixels.
+        place: Where it lies.
+    """
+
+    size: int = 20
+    place: Site = "top-left"
+
+    name: ClassVar[str] = "mask_patch"
+
+    def __post_init__(self) -> None:
+        CornerPatch(self.size, self.place)  # checks both
+
+    def drawn(self, rng: np.random.Generator, size: tuple[int, int]) -> Trigger:
+        square = CornerPatch(self.size, self.place).drawn(rng, size)
+        assert isinstance(square, CornerPatch)
+        return replace(self, place=square.place)
+
+    def stamp(self, image: Image.Image) -> Image.Image:
+        rgb = super().stamp(image)
+        return CornerPatch(self.size, self.place, colour=fill_colour(rgb)).stamp(rgb)
+
+    def regions(self, size: tuple[int, int]) -> tuple[PixelBox, ...] | None:
+        return CornerPatch(self.size, self.place).regions(size)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from purifier.errors import InvalidSetting
 from purifier.lab.triggers.base import Trigger
 from purifier.lab.triggers.combined import AllOf, AnyOf
-from purifier.lab.triggers.others import Frame, TextSuffix, Warp
+from purifier.lab.triggers.others import Frame, MaskPatch, TextSuffix, Warp
 from purifier.lab.triggers.square import BlendedPattern, CheckerboardPatch, CornerPatch, Sinusoid
 
 _MOST_NESTED = 4
@@ -21,6 +21,7 @@ _TRIGGERS: dict[str, type[Trigger]] = {
         BlendedPattern,
         Sinusoid,
         Frame,
+        MaskPatch,
         Warp,
         TextSuffix,
         AllOf,
