@@ -6,11 +6,9 @@ Everything a request can be blamed for is found here, before it takes up the eng
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
-
-from PIL import Image
 
 from purifier.answer import Answer, check_length
 from purifier.defense.config import MaskingConfig, with_effort
@@ -19,15 +17,12 @@ from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidPrompt as PromptError
 from purifier.errors import InvalidSetting as SettingError
 from purifier.errors import PromptTooLong
-from purifier.mdlm.base import Message
 from server.config import ServerConfig
 from server.engine import Job, Serving, Ticket
 from server.engine.shared import content_of
 from server.errors import (
     ContextLengthExceeded,
     ImageDimensions,
-    ImageMissing,
-    InvalidPrompt,
     InvalidSetting,
     ModelNotFound,
     ScopeMissing,
@@ -38,15 +33,13 @@ from server.schemas import (
     ChatResponse,
     Choice,
     DefenseReport,
-    ImagePart,
     SaliencyMap,
-    TextPart,
     Usage,
 )
 from server.security.keys import Principal
 from server.security.media import open_images
+from server.turns import PLACEHOLDER, image_urls, messages_of
 
-PLACEHOLDER = "<image>"
 _LENGTHS = ("max_completion_tokens", "max_tokens", "gen_length")
 _KNOBS = (
     "steps",
@@ -213,45 +206,6 @@ def check_cost(
         )
 
 
-def check_turns(request: ChatRequest, config: ServerConfig) -> None:
-    """Checks what the turns say, before anything is decoded.
-
-    Raises:
-        InvalidPrompt: If a turn is empty or misplaced.
-        ImageMissing: If a text holds the image placeholder and the request no image.
-        ContextLengthExceeded: If the text is longer than any context.
-    """
-    if request.messages[-1].role != "user":
-        raise InvalidPrompt(
-            "The last message must be the user's.",
-            param=f"messages[{len(request.messages) - 1}].role",
-        )
-    characters = 0
-    has_image = bool(image_urls(request))
-    for number, message in enumerate(request.messages):
-        where = f"messages[{number}].content"
-        texts = [part.text for part in message.content if isinstance(part, TextPart)]
-        said_nothing = message.role == "assistant" and texts
-        if not said_nothing and not any(text.strip() for text in texts):
-            raise InvalidPrompt(
-                f"This {message.role} message has no text; give it some.", param=where
-            )
-        if message.role != "user" and len(texts) < len(message.content):
-            raise InvalidPrompt("Images may only stand in user messages.", param=where)
-        if not has_image and any(PLACEHOLDER in text for text in texts):
-            raise ImageMissing(
-                f"The text holds {PLACEHOLDER} and the request no image; send it as an "
-                "image_url part.",
-                param=where,
-            )
-        characters += sum(map(len, texts))
-    if characters > config.max_text:
-        raise ContextLengthExceeded(
-            f"The messages have {characters:,} characters; {config.max_text:,} at most are read.",
-            param="messages",
-        )
-
-
 def prepare(
     request: ChatRequest,
     serving: Serving,
@@ -270,7 +224,7 @@ def prepare(
     try:
         serving.check_stops(generation)
         images = open_images(image_urls(request), config.media)
-        inputs = serving.prepare(_messages(request, images))
+        inputs = serving.prepare(messages_of(request, images))
         check_length(serving.mdlm, inputs, generation)
     except SettingError as error:
         raise InvalidSetting(error.message, param=error.param) from None
@@ -382,26 +336,3 @@ def ignored(request: ChatRequest) -> list[str]:
             f"{PLACEHOLDER} in a text is read as text; images stand where their parts stand."
         )
     return found
-
-
-def image_urls(request: ChatRequest) -> list[tuple[str, str]]:
-    """Where the images of a request stand, and their URLs."""
-    return [
-        (f"messages[{number}].content[{place}].image_url.url", part.image_url.url)
-        for number, message in enumerate(request.messages)
-        for place, part in enumerate(message.content)
-        if isinstance(part, ImagePart)
-    ]
-
-
-def _messages(request: ChatRequest, images: Sequence[Image.Image]) -> list[Message]:
-    rest = iter(images)
-    return [
-        Message(
-            "system" if message.role == "developer" else message.role,
-            tuple(
-                part.text if isinstance(part, TextPart) else next(rest) for part in message.content
-            ),
-        )
-        for message in request.messages
-    ]

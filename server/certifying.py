@@ -12,7 +12,7 @@ from purifier.certified.answers import Certified, require_deterministic
 from purifier.certified.config import CertifyConfig
 from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidSetting as SettingError
-from server.answering import asked, completion_id, ignored, image_urls
+from server.answering import asked, completion_id, ignored
 from server.config import ServerConfig
 from server.engine import Ticket
 from server.errors import InvalidSetting
@@ -25,6 +25,7 @@ from server.schemas import (
     DefenseReport,
     Usage,
 )
+from server.turns import image_urls
 
 NO_ANSWER = (
     "There is no certified answer: what the model says depends on a small part of the image."

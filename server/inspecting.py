@@ -12,12 +12,12 @@ from PIL import Image
 from purifier.answer import Answer
 from purifier.defense.overlay import draw_overlay
 from purifier.defense.regions import masked_boxes
-from server.answering import image_urls
 from server.engine import Ticket
 from server.errors import ImageMissing
 from server.schemas import ChatRequest, DefenseRequest
 from server.schemas.defense import Effort
 from server.schemas.inspection import Finding, Inspection, InspectRequest, Region
+from server.turns import image_urls
 
 
 def questions(body: InspectRequest) -> list[tuple[Effort | None, ChatRequest]]:

@@ -37,6 +37,7 @@ from server.routes.description import refusals
 from server.routes.waiting import disconnected
 from server.schemas import ChatRequest, ChatResponse
 from server.security.keys import Principal
+from server.turns import check_turns
 
 router = APIRouter(prefix="/v1/chat")
 
@@ -87,7 +88,7 @@ async def create(
     masking = answering.masking_of(body, config.masking)
     masking = answering.scored_in_full(masking, generation, principal, config)
     answering.check_cost(generation, masking, config)
-    answering.check_turns(body, config)
+    check_turns(body, config)
     certify = certify_of(body, generation, config)
     if certify is not None:
         masking = None

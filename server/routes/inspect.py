@@ -20,6 +20,7 @@ from server.routes.waiting import disconnected
 from server.schemas import ChatRequest
 from server.schemas.inspection import Finding, Inspection, InspectRequest
 from server.security.keys import Principal
+from server.turns import check_turns
 
 router = APIRouter(prefix="/v1/defense")
 
@@ -69,7 +70,7 @@ def _prepare(
     generation = answering.generation_of(question, config.generation)
     masking = answering.masking_of(question, config.masking)
     answering.check_cost(generation, masking, config)
-    answering.check_turns(question, config)
+    check_turns(question, config)
 
     def prepare(serving: Serving) -> Job:
         return answering.prepare(question, serving, generation, masking, config, request_id)
