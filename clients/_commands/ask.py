@@ -183,7 +183,7 @@ def summary(report: DefenseReport) -> str:
         certified = report.certified
         return (
             f"{report.verdict} against triggers of {certified.window:.0%} of each side: "
-            f"{certified.agreement:.0%} of the masks agree, {certified.answers} answers, "
+            f"{certified.answers} answers, {certified.agreement:.0%} of the first round alike, "
             f"checkpoint {report.checkpoint}, {total:.2f} s"
         )
     unit = "patches" if report.level == "patch" else "visual tokens"
