@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.defense.attacks import parts_of
-from benchmarks.defense.cells import Row
+from benchmarks.defense.cells import SPLITS, Row
 from benchmarks.defense.defences import DEFENCES, RANKERS
 from benchmarks.defense.healing import HEALINGS
 from benchmarks.defense.transforms import TRANSFORMS
@@ -27,7 +27,8 @@ ABOUT = """\
 Made by `{command}` on {made_on}. An attack is named by its list, the kind of its trigger, and its
 target and poisoning rate where these are not content insertion at 20%. Attacks of the list
 `validation` are asked about {limit} scenes of the validation split and may decide settings; those
-of `test` are asked about {limit} scenes of the test split and decide nothing. Each scene is asked
+of `test` are asked about {limit} scenes of the test split and decide nothing; those of `adaptive`
+are by attackers who know this repository, and asked about the same scenes. Each scene is asked
 about with and without the trigger. Figures are percent with 95% Wilson intervals; one training seed
 an attack. `defense.parquet` in this folder holds every run with its settings and its seed.
 """
@@ -89,7 +90,7 @@ class Cells:
         """Why an attack does not enter the table; empty if it does."""
         asr = self.value(attack, "none", "asr")
         clean = self.value(attack, "none", "clean_exact")
-        base = self.value(f"control/{parts_of(attack)[0]}", "none", "clean_exact")
+        base = self.value(f"control/{SPLITS[parts_of(attack)[0]]}", "none", "clean_exact")
         random = self.value(attack, RANDOM, "asr")
         reasons = []
         if asr is None or asr < NEEDED_ASR:
