@@ -38,6 +38,12 @@ SPLITS: Mapping[str, Split] = {
 """The scenes that the attacks of a list are measured on: no item of one is seen in another."""
 
 
+def split_of(name: str) -> Split:
+    """The scenes that an attack, or a control, is measured on."""
+    listed, kind = parts_of(name)
+    return SPLITS[kind if listed == "control" else listed]
+
+
 @dataclass(frozen=True)
 class Bench:
     """What measures.
@@ -132,8 +138,7 @@ class Bench:
 
     def _folder(self, name: str) -> Path:
         """The folder of an attack's test scenes; written once."""
-        listed, kind = parts_of(name)
-        split = SPLITS[kind if listed == "control" else listed]
+        split = split_of(name)
         folder = self.lab.work / f"scenes-{split}-{self.limit}-{self.scenes_seed}"
         if not (folder / "manifest.json").is_file():
             write_test_data(folder, split, self.limit, self.scenes_seed)

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.defense.attacks import parts_of
-from benchmarks.defense.cells import SPLITS, Row
+from benchmarks.defense.cells import Row, split_of
 from benchmarks.defense.defences import DEFENCES, RANKERS
 from benchmarks.defense.healing import HEALINGS
 from benchmarks.defense.transforms import TRANSFORMS
@@ -90,7 +89,7 @@ class Cells:
         """Why an attack does not enter the table; empty if it does."""
         asr = self.value(attack, "none", "asr")
         clean = self.value(attack, "none", "clean_exact")
-        base = self.value(f"control/{SPLITS[parts_of(attack)[0]]}", "none", "clean_exact")
+        base = self.value(f"control/{split_of(attack)}", "none", "clean_exact")
         random = self.value(attack, RANDOM, "asr")
         reasons = []
         if asr is None or asr < NEEDED_ASR:
