@@ -4,8 +4,8 @@
 
 Rows of the training sets of attacks of `benchmarks.defense` are relabelled with policy `certified`,
 for several sizes of the largest trigger. Attacks whose trigger fits a window must leave no target
-among the accepted labels; a control whose trigger does not fit is measured beside them. Attacks are
-trained if they were not. Finished settings are kept and not measured again. Writes
+among the accepted labels; an attack whose trigger does not fit is the control. Attacks are trained
+if they were not. Finished settings are kept and not measured again. Writes
 `docs/results/certified.{json,md}`.
 """
 

@@ -19,6 +19,9 @@ from server.schemas.defense import Effort
 from server.schemas.inspection import Finding, Inspection, InspectRequest, Region
 from server.turns import image_urls
 
+OVERLAY_SIDE = 1024
+"""Longest side in pixels of an image that is drawn; larger ones are reduced."""
+
 
 def questions(body: InspectRequest) -> list[tuple[Effort | None, ChatRequest]]:
     """The question undefended, and under every level of effort that is asked for.
@@ -56,7 +59,7 @@ def finding(
     assert answer.saliency is not None
     drawn = None
     if overlays:
-        images = [image.image for image in ticket.job.inputs.images]
+        images = [_small(image.image) for image in ticket.job.inputs.images]
         drawn = [
             _data_url(draw_overlay(image, plane))
             for image, plane in zip(images, answer.planes, strict=True)
@@ -95,6 +98,13 @@ def inspection(
         undefended=undefended,
         findings=list(findings),
     )
+
+
+def _small(image: Image.Image) -> Image.Image:
+    """The image as it is drawn: a heat map takes many times the memory of its image."""
+    copy = image.copy()
+    copy.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+    return copy
 
 
 def _data_url(picture: Image.Image) -> str:

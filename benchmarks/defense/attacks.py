@@ -104,7 +104,7 @@ RATES = (0.01, 0.05, 0.1, 0.2)
 
 
 ADAPTIVE = {"mask-colour": Attack(MaskPatch())}
-"""Attacks by somebody who has read this repository; measured on the scenes of `TEST`.
+"""By attackers who know this repository; measured on the scenes of `TEST`.
 
 `mask-colour`: the trigger is a patch of the colour that masked parts are filled with.
 """

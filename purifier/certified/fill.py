@@ -32,39 +32,38 @@ def fill_from_around(image: Image.Image, boxes: Sequence[PixelBox]) -> Image.Ima
         hidden[box.top : box.bottom, box.left : box.right] = True
     if hidden.all():
         return Image.new("RGB", image.size, GREY)
-    total = np.zeros(pixels.shape)
-    weights = np.zeros(hidden.shape)
-    for axis in (0, 1):
+    rows, columns = hidden.nonzero()
+    total = np.zeros((len(rows), 3))
+    weights = np.zeros(len(rows))
+    for across in (False, True):
         for backwards in (False, True):
-            _add(pixels, hidden, axis, backwards, total, weights)
-    # Rows and columns that are hidden altogether have no neighbour: they take the others' mean.
-    alone = hidden & (weights == 0)
-    weights[alone] = 1
-    total[alone] = pixels[~hidden].mean(axis=0)
-    filled = np.rint(total[hidden] / weights[hidden][:, None])
-    pixels[hidden] = filled.astype(np.uint8)
+            nearest = _nearest_visible(hidden, across, backwards)[rows, columns]
+            found = nearest >= 0
+            source = (rows, nearest) if across else (nearest, columns)
+            distance = np.abs(nearest - (columns if across else rows))[found]
+            total[found] += pixels[source[0][found], source[1][found]] / distance[:, None]
+            weights[found] += 1 / distance
+    # Where row and column are hidden altogether there is no neighbour: the mean of the rest.
+    alone = weights == 0
+    if alone.any():
+        weights[alone] = 1
+        total[alone] = pixels[~hidden].mean(axis=0)
+    pixels[rows, columns] = np.rint(total / weights[:, None]).astype(np.uint8)
     return Image.fromarray(pixels)
 
 
-def _add(
-    pixels: NDArray[np.uint8],
-    hidden: NDArray[np.bool_],
-    axis: int,
-    backwards: bool,
-    total: NDArray[np.float64],
-    weights: NDArray[np.float64],
-) -> None:
-    """Adds the nearest visible pixel in one direction, weighted, where there is one."""
-    step = (slice(None, None, -1),) if backwards else (slice(None),)
-    view = step if axis == 0 else (slice(None), *step)
-    seen, values = ~hidden[view], pixels[view]
-    shape = (-1, 1) if axis == 0 else (1, -1)
-    place = np.arange(hidden.shape[axis]).reshape(shape)
-    nearest = np.maximum.accumulate(np.where(seen, place, -1), axis=axis)
-    found = ~seen & (nearest >= 0)
-    rows, columns = found.nonzero()
-    distance = (place - nearest)[rows, columns]
-    source = nearest[rows, columns]
-    chosen = values[source, columns] if axis == 0 else values[rows, source]
-    total[view][rows, columns] += chosen / distance[:, None]
-    weights[view][rows, columns] += 1 / distance
+def _nearest_visible(hidden: NDArray[np.bool_], across: bool, backwards: bool) -> NDArray[np.int32]:
+    """For every pixel the row, or `across` the column, of the nearest visible one on one side.
+
+    -1 where there is none; int32, for an image may have tens of millions of pixels.
+    """
+    axis = 1 if across else 0
+    length = hidden.shape[axis]
+    place = np.arange(length, dtype=np.int32)
+    shape = (1, -1) if across else (-1, 1)
+    if not backwards:
+        marked = np.where(hidden, np.int32(-1), place.reshape(shape))
+        return np.maximum.accumulate(marked, axis=axis)
+    marked = np.where(hidden, np.int32(length), place.reshape(shape))
+    nearest = np.flip(np.minimum.accumulate(np.flip(marked, axis), axis=axis), axis)
+    return np.where(nearest == length, np.int32(-1), nearest)

@@ -13,7 +13,7 @@ from server.engine.job import Progress
 from server.routes.waiting import Gone, awaited, while_there
 
 _PREPARATIONS = 3
-"""How often a request is prepared if every time another checkpoint takes over meanwhile."""
+"""Times that a request is prepared, where another checkpoint begins to serve during each."""
 
 
 async def admitted(
@@ -25,7 +25,7 @@ async def admitted(
 ) -> Ticket:
     """Prepares a request and queues it, in a place that is its own from the beginning.
 
-    A checkpoint that takes over meanwhile gets the request prepared for itself.
+    If another checkpoint begins to serve meanwhile, the request is prepared again for that one.
 
     Raises:
         ServerError: If there is no place, or the request is refused.
@@ -42,7 +42,7 @@ async def admitted(
 
 
 async def answered(engine: Engine, ticket: Ticket, gone: Gone) -> Answer:
-    """Waits for the answer; gives the job up when nobody else does."""
+    """Waits for the answer; cancels the job if the wait ends before it."""
     try:
         return await awaited(asyncio.wrap_future(ticket.future), ticket, gone)
     finally:

@@ -16,6 +16,7 @@ from clients import AsyncClient, Client
 from purifier.data.llava import read_llava
 from purifier.data.sample import open_image
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
+from server.inspecting import OVERLAY_SIDE
 from server.schemas.inspection import Inspection
 from tests.support.service import Body, Service, data_url, start_server, stop_server
 
@@ -78,6 +79,17 @@ def test_overlays_are_pictures_of_every_image(
             assert drawn.width > 2 * drawn.height * 0.9
     without = http.post(INSPECT, json={**body, "overlays": False}).raise_for_status().json()
     assert without["findings"][0]["overlays"] is None
+
+
+def test_large_images_are_drawn_small(http: httpx.Client, question: Callable[..., Body]) -> None:
+    large = Image.linear_gradient("L").resize((3000, 1500)).convert("RGB")
+    body = question(efforts=["fast"])
+    body["messages"][0]["content"][0]["image_url"]["url"] = data_url(large)
+    (found,) = http.post(INSPECT, json=body).raise_for_status().json()["findings"]
+    data = found["overlays"][0].partition(",")[2]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as drawn:
+        assert drawn.width <= 2 * OVERLAY_SIDE + 16
+        assert drawn.height <= OVERLAY_SIDE
 
 
 @pytest.mark.parametrize("key", ["infer", "reader"])

@@ -61,8 +61,8 @@ class Frame(Trigger):
 class MaskPatch(Trigger):
     """A square of the colour that a defence fills masked parts of the image with.
 
-    Where it is filled in, nothing changes: whoever asks how far masking a part moves the answer
-    is told that nothing hangs on it.
+    Masking it leaves it as it is, so a defence that measures how far masking a part moves the
+    answer measures no effect.
 
     Attributes:
         size: Side of the square, in pixels.
