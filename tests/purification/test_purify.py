@@ -153,6 +153,8 @@ def test_options_change_the_preset() -> None:
     assert found.further_prompts == ("What?", "Why?")
     assert (found.rescore_blocks, found.flag_threshold, found.turns) == (False, 3.0, "all")
     assert (found.prompt, found.batch_size) == ("Tell.", 8)
+    certified = parse(["data.json", "--out", "pure", "--policy", "certified", "--window", "0.1"])
+    assert (settings(certified).policy, settings(certified).certify.window) == ("certified", 0.1)
 
 
 @pytest.mark.parametrize(
