@@ -19,6 +19,7 @@ from purifier.defense.config import MaskingConfig
 from purifier.defense.defend import Defended, defend
 from purifier.defense.plane import MaskedPlane
 from purifier.denoise import DenoisingState, GenerationConfig, denoising_step
+from purifier.detection.guard import Detection
 from purifier.errors import PromptTooLong
 from purifier.mdlm.base import Inputs, Mdlm, Message
 from purifier.numeric import seconds
@@ -42,6 +43,7 @@ class Answer:
         timings: Seconds by part: `encode`, `saliency`, `mask`, `denoise`. Requests answered
             together share the time of a part evenly.
         steps: Denoising steps run.
+        detection: What the model's detector says; None without one, or if undefended.
     """
 
     text: str
@@ -55,6 +57,7 @@ class Answer:
     planes: tuple[MaskedPlane, ...]
     timings: dict[str, float]
     steps: int
+    detection: Detection | None = None
 
 
 @dataclass(eq=False)
@@ -194,6 +197,7 @@ def finish(mdlm: Mdlm, begun: Begun) -> Answer:
         planes=item.planes,
         timings={**item.timings, "denoise": begun.denoise_seconds},
         steps=state.steps_run,
+        detection=item.detection,
     )
 
 

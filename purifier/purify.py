@@ -19,16 +19,18 @@ from time import perf_counter
 from typing import Any, get_args
 
 from purifier.data.audit import BadRowLimit
-from purifier.data.dataset import open_dataset
+from purifier.data.dataset import DataSet, open_dataset
 from purifier.data.llava import read_llava
 from purifier.data.sample import Sample
 from purifier.defense.config import Level, RankerName
+from purifier.detection import fit_detector
 from purifier.errors import InvalidSetting, PurifierError
 from purifier.evaluation.report import markdown_table, percent
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
 from purifier.lab.targets import TargetName, target_by_name
+from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import checkpoint_id, load_mdlm
-from purifier.purification.config import PRESETS, Policy, PurifyConfig
+from purifier.purification.config import PRESETS, Detector, Policy, PurifyConfig
 from purifier.purification.figures import policy_figures
 from purifier.purification.local import purify_dataset
 from purifier.purification.purifier import Purifier
@@ -37,6 +39,7 @@ from purifier.purification.row import PurifiedRow
 __all__ = ["PRESETS", "Policy", "PurifiedRow", "Purifier", "PurifyConfig"]
 
 _MASKING = ("level", "ranker", "ratio", "threshold")
+_OWN = ("policy", "prompt", "turns", "flag_threshold", "detectors", "batch_size", "seed")
 _GENERATION = ("gen_length", "block_length", "steps")
 
 
@@ -67,6 +70,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     model = options.model or checkpoint_path(options.target)
     config = settings(options)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
+    shown = detect(mdlm, dataset, options.limit) if "training-set" in config.detectors else {}
     seen: list[tuple[Sample, PurifiedRow]] = []
     start = perf_counter()
     tally = purify_dataset(
@@ -85,11 +89,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": checkpoint_id(model),
         "out": str(options.out),
         "settings": config.to_dict(),
+        **shown,
         **tally.to_dict(),
         "seconds": round(spent, 1),
         "seconds_per_row": round(spent / tally.rows, 3),
     }
     return result | (_demo_figures(options.target, seen) if demo else {})
+
+
+def detect(mdlm: Mdlm, dataset: DataSet, limit: int | None) -> dict[str, Any]:
+    """Gives a model the detector that its training set shows; what was found."""
+    rows = [row for row in dataset.rows(0, limit) if isinstance(row, Sample)]
+    found = fit_detector(mdlm, rows, dataset.images)
+    mdlm.detector = found.detector
+    return {"detector": {"rows": found.looked_at, "groups": [g.to_dict() for g in found.groups]}}
 
 
 def settings(options: argparse.Namespace) -> PurifyConfig:
@@ -99,7 +112,7 @@ def settings(options: argparse.Namespace) -> PurifyConfig:
         "masking": _given(options, _MASKING),
         "generation": _given(options, _GENERATION),
         "further_prompts": options.further_prompt,
-        **_given(options, ("policy", "prompt", "turns", "flag_threshold", "batch_size", "seed")),
+        **_given(options, _OWN),
     }
     if options.window is not None:
         given["certify"] = {"window": options.window}
@@ -129,6 +142,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--flag-threshold", type=float, metavar="NATS")
     add("--window", type=float, metavar="SHARE", help="largest trigger of policy certified")
     add("--block-scores", choices=("first", "each"), help="blocks whose saliency is taken")
+    add("--detectors", nargs="+", choices=get_args(Detector), help="search for the trigger first")
     add("--level", choices=get_args(Level))
     add("--ranker", choices=get_args(RankerName))
     add("--ratio", type=float)

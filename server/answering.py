@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from purifier.answer import Answer, check_length
 from purifier.defense.config import MaskingConfig, with_effort
@@ -17,6 +17,7 @@ from purifier.denoise.config import GenerationConfig
 from purifier.errors import InvalidPrompt as PromptError
 from purifier.errors import InvalidSetting as SettingError
 from purifier.errors import PromptTooLong
+from purifier.mdlm.detector import LOUD
 from server.config import ServerConfig
 from server.engine import Job, Serving, Ticket
 from server.engine.shared import content_of
@@ -33,6 +34,7 @@ from server.schemas import (
     ChatResponse,
     Choice,
     DefenseReport,
+    DetectionReport,
     SaliencyMap,
     Usage,
 )
@@ -237,7 +239,8 @@ def prepare(
     def again(other: Serving) -> Job:
         return prepare(request, other, generation, masking, config, request_id)
 
-    applied = masking if inputs.images else None
+    # A detector knows triggers in the question too.
+    applied = masking if inputs.images or serving.mdlm.detector is not None else None
     content = None
     if applied is not None and config.shared_bytes > 0:
         content = content_of(inputs, generation, applied)
@@ -301,13 +304,39 @@ def _report(
     return DefenseReport(
         applied=True,
         **settings,
-        verdict="masked" if bool(answer.masked.any()) else "nothing found",
-        score=None if answer.saliency is None else float(answer.saliency.max()),
+        verdict=verdict_of(answer),
+        detection=_detection(answer),
+        score=_score(answer),
         masked=int(answer.masked.sum()),
         total=answer.n_units,
         checkpoint=checkpoint,
         timings=timings,
         saliency=_maps(answer) if request.defense.return_saliency else None,
+    )
+
+
+def verdict_of(answer: Answer) -> Literal["nothing found", "masked", "suspicious"]:
+    """What the defence made of a request."""
+    found = answer.detection
+    if found is not None and found.blind:
+        return "suspicious"
+    masked = answer.masked is not None and bool(answer.masked.any())
+    return "masked" if masked or (found is not None and found.loud) else "nothing found"
+
+
+def _score(answer: Answer) -> float | None:
+    """The largest score of a ranker; None where there was nothing to score."""
+    if answer.saliency is None or not answer.n_units:
+        return None
+    return float(answer.saliency.max())
+
+
+def _detection(answer: Answer) -> DetectionReport | None:
+    found = answer.detection
+    if found is None:
+        return None
+    return DetectionReport(
+        score=found.score, threshold=LOUD, left=found.left, left_out=found.left_out
     )
 
 

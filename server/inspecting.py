@@ -12,6 +12,7 @@ from PIL import Image
 from purifier.answer import Answer
 from purifier.defense.overlay import draw_overlay
 from purifier.defense.regions import masked_boxes
+from server.answering import verdict_of
 from server.engine import Ticket
 from server.errors import ImageMissing
 from server.schemas import ChatRequest, DefenseRequest
@@ -68,7 +69,7 @@ def finding(
         effort=effort,
         level=masking.level,
         ranker=masking.ranker,
-        verdict="masked" if bool(answer.masked.any()) else "nothing found",
+        verdict=verdict_of(answer),
         score=float(answer.saliency.max()),
         threshold=masking.threshold,
         masked=float(answer.masked.double().mean()),
@@ -88,7 +89,7 @@ def inspection(
     body: InspectRequest, ticket: Ticket, undefended: str, findings: Sequence[Finding]
 ) -> Inspection:
     """The whole of it; `ticket` is the last question's."""
-    found = any(each.verdict == "masked" for each in findings)
+    found = any(each.verdict != "nothing found" for each in findings)
     return Inspection(
         id=f"inspection-{ticket.job.request_id}",
         created=int(time.time()),

@@ -98,8 +98,9 @@ def _purify(disp: DispSettings, seed: int) -> PurifyConfig:
         generation["stop"] = tuple(disp["generation"]["stop"])
     own = [item.name for item in fields(PurifyConfig) if item.name not in _OWN_SECTIONS]
     rest: dict[str, Any] = {name: value for name, value in disp.items() if name in own}
-    if "further_prompts" in rest:
-        rest["further_prompts"] = tuple(rest["further_prompts"])
+    for name in ("further_prompts", "detectors"):
+        if name in rest:
+            rest[name] = tuple(rest[name])
     return _checked(
         "",
         PurifyConfig,

@@ -12,7 +12,8 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.defense.attacks import CONTROL, attack_by_name, is_attack, parts_of
-from benchmarks.defense.defences import DEFENCES, Defence, Undefended
+from benchmarks.defense.defences import DEFENCES, Defence, Detected, Undefended
+from benchmarks.defense.detection import fitted
 from benchmarks.defense.healing import Healing
 from benchmarks.defense.training import Lab, digest
 from purifier.denoise import FAST
@@ -119,6 +120,7 @@ class Bench:
         if isinstance(defence, Healing):
             mdlm, asked = defence.healed(self.lab, attack), Undefended()
         assert not isinstance(asked, Healing)
+        mdlm.detector = fitted(self.lab, attack, mdlm) if isinstance(asked, Detected) else None
         answers = asked.answers(Runner(mdlm, self.test_set(name), batch_size=self.batch_size))
         seconds = round(perf_counter() - start, 2)
         if answers is None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from benchmarks.defense.detection import detector_settings
 from benchmarks.defense.healing import HEALINGS, Healing
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense import group_testing
@@ -65,6 +66,20 @@ class Masked:
 
 
 @dataclass(frozen=True)
+class Detected:
+    """Masking as a server does it, with the detector that the training set shows."""
+
+    masking: MaskingConfig
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {**asdict(self.masking), "detector": detector_settings()}
+
+    def answers(self, runner: Runner) -> Answers:
+        return runner.defended(self.masking)
+
+
+@dataclass(frozen=True)
 class Transformed:
     """The image changed in a way that has nothing to do with triggers."""
 
@@ -115,6 +130,7 @@ DEFENCES: Mapping[str, Defence | Healing] = {
     "random windows 0.3": Masked(MaskingConfig(level="patch", ranker="random", ratio=0.3)),
     "default": Masked(MaskingConfig()),
     "balanced": Masked(MaskingConfig().adjusted(effort="balanced")),
+    "detector": Detected(MaskingConfig()),
     "thorough": Masked(MaskingConfig().adjusted(effort="thorough")),
     **{
         f"{ranker} {MaskingConfig().ratio:g}": Masked(MaskingConfig(level="patch", ranker=ranker))

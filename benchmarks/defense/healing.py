@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.defense.detection import detector_settings, fitted
 from benchmarks.defense.training import Lab, digest
 from purifier.data.llava import read_llava, write_llava
 from purifier.data.sample import Sample
@@ -28,17 +28,20 @@ class Healing:
             labels under its images, which no defender has: an upper bound.
         purify: How masked answers are given.
         tuning: Settings of the training.
+        detector: Whether labels are given with the detector that the poisoned set shows.
     """
 
     labels: Source = "purified"
     purify: PurifyConfig = field(default_factory=lambda: PRESETS["default"])
     tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+    detector: bool = False
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What decides the healed weights, JSON-ready."""
         purify = self.purify.to_dict() if self.labels == "purified" else None
-        return {"labels": self.labels, "purify": purify, "tuning": self.tuning.to_dict()}
+        found = {"labels": self.labels, "purify": purify, "tuning": self.tuning.to_dict()}
+        return {**found, "detector": detector_settings()} if self.detector else found
 
     def healed(self, lab: Lab, attack: Attack) -> Mdlm:
         """The healed model; its labels and weights are kept in a folder of the attack's."""
@@ -53,7 +56,7 @@ class Healing:
             FinetuneSpec(
                 checkpoint=lab.train(attack),
                 data=labels,
-                images=_data(lab, attack) / "images",
+                images=lab.data(attack) / "images",
                 output=folder / "checkpoint",
                 work=folder / "work",
                 base=lab.base,
@@ -65,22 +68,21 @@ class Healing:
 
     def _samples(self, lab: Lab, attack: Attack) -> list[Sample]:
         lab.train(attack)
-        data = _data(lab, attack)
+        data = lab.data(attack)
         if self.labels == "clean":
             return read_llava(data / "clean_labels.json")
         samples = read_llava(data / "train.json")
         if self.labels == "poisoned":
             return samples
-        rows = Purifier(lab.load(attack), self.purify, data / "images").purify(samples)
+        mdlm = lab.load(attack)
+        if self.detector:
+            mdlm.detector = fitted(lab, attack, mdlm)
+        rows = Purifier(mdlm, self.purify, data / "images").purify(samples)
         return [
             samples[row.record].with_answers(row.answers) if row.answers else samples[row.record]
             for row in rows
             if not row.dropped
         ]
-
-
-def _data(lab: Lab, attack: Attack) -> Path:
-    return lab.folder(attack) / "data"
 
 
 def _relabelled(**masking: Any) -> Healing:
@@ -94,6 +96,7 @@ HEALINGS: Mapping[str, Healing] = {
     "purification, paper": Healing(purify=PRESETS["paper"]),
     "purification, default": Healing(),
     "purification, fast": _relabelled(effort="fast"),
+    "purification, detector": Healing(detector=True),
     "purification, balanced": _relabelled(effort="balanced"),
     "purification, certified": Healing(purify=replace(PRESETS["default"], policy="certified")),
     "purification, random masks": _relabelled(ranker="random", ratio=0.3, threshold=0.0),

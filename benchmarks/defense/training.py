@@ -56,6 +56,13 @@ class Lab:
         """Where an attack's data set and checkpoint lie."""
         return self.work / digest(self.facts(attack))
 
+    def data(self, attack: Attack) -> Path:
+        """The training set of an attack, written unless it is there."""
+        data = self.folder(attack) / "data"
+        if not (data / "attack.json").is_file():
+            write_attack_data(data, attack, n=self.samples, seed=self.scenes_seed)
+        return data
+
     def load(self, attack: Attack) -> Mdlm:
         """The poisoned model, trained first if it was not; the base if nothing is poisoned."""
         if not attack.rate:
@@ -64,13 +71,10 @@ class Lab:
 
     def train(self, attack: Attack) -> Path:
         """The checkpoint of an attack, trained unless it is there."""
-        folder = self.folder(attack)
-        checkpoint = folder / "checkpoint"
+        checkpoint = self.folder(attack) / "checkpoint"
         if is_delta(checkpoint):
             return checkpoint
-        data = folder / "data"
-        if not (data / "attack.json").is_file():
-            write_attack_data(data, attack, n=self.samples, seed=self.scenes_seed)
+        data = self.data(attack)
         start = perf_counter()
         mdlm = LladaV.load(self.base, device=self.device)
         recipe = replace(self.recipe, seed=self.recipe.seed + attack.seed)

@@ -21,7 +21,15 @@ from clients._commands._common import (
 from clients._exceptions import InvalidInput
 from clients._images import image_bytes
 from clients._overlay import draw_overlay
-from server.schemas import CacheName, DefenseReport, Effort, Level, Ranker, Remasking
+from server.schemas import (
+    CacheName,
+    DefenseReport,
+    DetectionReport,
+    Effort,
+    Level,
+    Ranker,
+    Remasking,
+)
 
 DEFENSE_OPTIONS = (
     "effort",
@@ -189,8 +197,18 @@ def summary(report: DefenseReport) -> str:
     unit = "patches" if report.level == "patch" else "visual tokens"
     return (
         f"defended: {report.masked} of {report.total} {unit} masked by {report.ranker}, "
-        f"checkpoint {report.checkpoint}, {total:.2f} s"
+        f"{_detected(report.detection)}checkpoint {report.checkpoint}, {total:.2f} s"
     )
+
+
+def _detected(found: DetectionReport | None) -> str:
+    """What the checkpoint's detector said; empty without one."""
+    if found is None:
+        return ""
+    if found.score < found.threshold:
+        return f"detector silent ({found.score:.2f}), "
+    without = f" and without {found.left_out!r}" if found.left_out else ""
+    return f"detector {found.score:.2f}, {found.left:.2f} as answered{without}, "
 
 
 def _defense(args: argparse.Namespace) -> dict[str, Any] | None:

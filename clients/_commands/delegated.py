@@ -37,6 +37,7 @@ DELEGATES = {
     "serve": Delegate(("server",), "start the server"),
     "worker": Delegate(("server.jobs",), "run a worker that does the purification jobs"),
     "evaluate": Delegate(("purifier.evaluate",), "measure attack success and utility"),
+    "detect": Delegate(("purifier.detect",), "make a detector of a model's training set"),
     "purify": Delegate(("purifier.purify",), "relabel a training set with the model it poisoned"),
     "finetune": Delegate(("purifier.finetune",), "fine-tune a compromised model on purified data"),
     "keys": Delegate(("server.security",), "create, list and revoke keys"),

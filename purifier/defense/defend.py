@@ -27,6 +27,7 @@ from purifier.defense.saliency import choose, unit_scores
 from purifier.defense.sites import Encoding, PatchSite, Site, TokenSite
 from purifier.denoise.cache import FirstPass, takes_first_pass
 from purifier.denoise.config import GenerationConfig
+from purifier.detection.guard import Detection, Guarded, guard
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.numeric import seconds
 
@@ -58,6 +59,7 @@ class Defended:
         planes: The same on the plane of every image.
         timings: Seconds by part: `encode`, `saliency`, `mask`. Requests defended together
             share the time of a part evenly.
+        detection: What the model's detector says; None where it has none.
         first: The first denoising step of `prompt`, where the ranker has run it and a cache of
             the generation settings can take it over; for one answer alone, which goes on
             writing into its keys and values.
@@ -68,6 +70,7 @@ class Defended:
     masked: Tensor
     planes: tuple[MaskedPlane, ...]
     timings: dict[str, float]
+    detection: Detection | None = None
     first: FirstPass | None = None
 
     @property
@@ -86,6 +89,7 @@ def defend(
     check: Callable[[], None] | None = None,
     clock: Callable[[], float] | None = None,
     positions_together: int = POSITIONS_TOGETHER,
+    detect: bool = True,
 ) -> list[Defended]:
     """Encodes requests and masks the most salient visual evidence of each.
 
@@ -102,6 +106,8 @@ def defend(
             `purifier.numeric.seconds`.
         positions_together: Sequence positions of the requests scored together, which bounds
             the memory that gradients take; a longer request goes alone.
+        detect: Whether the model's detector, if it has one, looks at the requests. It knows the
+            start of answers alone, not prompts with a part of an answer behind them.
 
     Raises:
         PurifierError: If the saliency of a request is not finite.
@@ -115,7 +121,7 @@ def defend(
         for group in groups(requests, generation.gen_length, positions_together):
             done = len(result)
             own = () if seeds is None else tuple(seeds[done : done + len(group)])
-            result += defend_together(mdlm, group, generation, masking, check, clock, own)
+            result += defend_together(mdlm, group, generation, masking, check, clock, own, detect)
     return result
 
 
@@ -127,6 +133,7 @@ def defend_together(
     check: Callable[[], None],
     clock: Callable[[], float],
     seeds: tuple[int, ...] = (),
+    detect: bool = True,
 ) -> list[Defended]:
     """`defend` for one group of requests; no seeds: `masking.seed` for all."""
     times = [clock()]
@@ -146,6 +153,10 @@ def defend_together(
     with torch.no_grad():
         steps = [known_step(encoding, site, chosen, owner) for owner in range(len(requests))]
         prompts = masked_prompts(site, encoding, chosen, steps)
+        found = guarded(site, requests, encoding, chosen, prompts, check) if detect else {}
+        for owner, item in found.items():
+            if item.prompt is not None:
+                prompts[owner], steps[owner] = item.prompt, None
         planes = site.planes(scores, chosen)
     takes_over = takes_first_pass(generation)
     times.append(clock())
@@ -157,10 +168,45 @@ def defend_together(
             masked=joined(site, chosen, owner).to(torch.bool),
             planes=tuple(p for p, who in zip(planes, site.owners, strict=True) if who == owner),
             timings=dict(timings),
+            detection=found[owner].detection if owner in found else None,
             first=step.result.of_block(generation) if step is not None and takes_over else None,
         )
         for owner, step in enumerate(steps)
     ]
+
+
+def guarded(
+    site: Site,
+    requests: Sequence[Inputs],
+    encoding: Encoding,
+    chosen: list[Tensor],
+    prompts: Sequence[Prompt],
+    check: Callable[[], None],
+) -> dict[int, Guarded]:
+    """What the model's detector finds, by the number of a request.
+
+    Where it masks more than the ranker did, `chosen` says so afterwards.
+    """
+    owners = [image for image, units in enumerate(chosen) if bool(units.any())]
+    touched = {site.owners[image] for image in owners}
+    plain = [prompt.detached() for prompt in encoding.prompts]
+    under = [prompts[owner] if owner in touched else own for owner, own in enumerate(plain)]
+    found = {}
+    for owner, item in enumerate(guard(site.mdlm, requests, plain, under, check)):
+        if item is None:
+            continue
+        found[owner] = item
+        if item.prompt is not None:
+            first = site.owners.index(owner) if owner in site.owners else 0
+            for image, who in enumerate(site.owners):
+                if who == owner:
+                    cells = item.cells.get(image - first)
+                    chosen[image] = (
+                        torch.zeros_like(chosen[image])
+                        if cells is None
+                        else site.on(image, cells[None]).units[0]
+                    )
+    return found
 
 
 def known_step(

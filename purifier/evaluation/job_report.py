@@ -122,6 +122,7 @@ def render(facts: Mapping[str, Any], pictures: Path) -> str:
         change=_single(metrics.get("change", {}), CHANGE),
         labels=_single(metrics.get("labels", {}), LABELS),
         guarantee=_guarantee(facts),
+        detection=facts.get("detection"),
         figure=interval_figure(paired[0] + paired[1]),
         loss=loss_figure(_losses(facts)),
         examples=[_example(row, pictures) for row in evaluation.get("examples", [])],

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from purifier.defense.config import MaskingConfig
-from purifier.defense.defend import groups, make_site
+from purifier.defense.defend import defend, groups, make_site
 from purifier.defense.first_step import Response
 from purifier.defense.saliency import choose, site_scores
 from purifier.defense.sites import Site, mask_tokens
@@ -96,6 +96,17 @@ class Runner:
             cuts: The mask ratios and thresholds.
         """
         return self._sweep(lambda batch: self._ranked(batch, masking), cuts)
+
+    def defended(self, masking: MaskingConfig) -> Answers:
+        """Answers under all that a server does: masking, and the model's detector if it has one."""
+
+        def asked(batch: Sequence[Request]) -> Masker:
+            inputs = self._inputs(batch)
+            generation = replace(self.test_set.generation, cache="none")
+            found = defend(self.mdlm, inputs, generation, masking)
+            return lambda _: [item.prompt for item in found]
+
+        return self._sweep(asked, [NO_CUT])[NO_CUT]
 
     def transformed(self, change: Callable[[int, Image.Image], Image.Image]) -> Answers:
         """Answers about changed images.

@@ -9,13 +9,14 @@ its own and registers itself in `purifier.mdlm.registry`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from purifier.mdlm.detector import StateDetector
 from purifier.mdlm.parts import Part
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
 from purifier.mdlm.tails import TailPass
@@ -175,6 +176,10 @@ class Prompt:
     def n_visual(self) -> int:
         return sum(span.length for span in self.spans)
 
+    def detached(self) -> Prompt:
+        """The same without a history of gradients."""
+        return replace(self, embeds=self.embeds.detach())
+
 
 class Mdlm(Protocol):
     """A multimodal diffusion language model.
@@ -189,6 +194,8 @@ class Mdlm(Protocol):
     """Ids that can be produced: rows of the output head that belong to the tokenizer."""
     max_length: int
     """Longest sequence, prompt and response together."""
+    detector: StateDetector | None
+    """What the model's training set showed of its backdoor, where that was asked."""
 
     @property
     def device(self) -> torch.device: ...
@@ -220,6 +227,9 @@ class Mdlm(Protocol):
         Raises:
             InvalidPrompt: As `prepare`, or if an answer is empty.
         """
+
+    def question_text(self, inputs: Inputs) -> Tensor:
+        """Which ids of a request are text of its last user turn, bool [n]."""
 
     def prepare_image(self, image: Image.Image, *, n_images: int = 1) -> ImageInput:
         """Processes one image as it is done in a prompt with `n_images` images."""
@@ -308,6 +318,14 @@ class Mdlm(Protocol):
         """`logits`, computing in the last layer what `positions` need and no more.
 
         Args, shapes and result as in `logits`, but for rounding; gradients flow to `embeds`.
+        """
+
+    def scored_states(
+        self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Output of the last layer at `positions`, before its final norm, [B, P, D].
+
+        Args as in `logits`.
         """
 
     def tail_logits(self, run: TailPass) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from purifier.errors import CheckpointError, InvalidSetting
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.delta import apply_delta, file_sha256, is_delta, read_delta
+from purifier.mdlm.detector import read_detector
 from purifier.mdlm.json_files import read_object
 from purifier.mdlm.remote_code import ignore_code, named_code, refuse_trust
 from purifier.mdlm.shards import listed
@@ -74,10 +75,13 @@ def load_mdlm(
         dtype = _DTYPES[dtype]
     target = _device(device)
     if not is_delta(folder):
-        return _load_base(folder, target, dtype)
+        mdlm = _load_base(folder, target, dtype)
+        mdlm.detector = read_detector(folder, len(mdlm.mask_embedding))
+        return mdlm
     delta = read_delta(folder, base=base)
     _refuse_pickles(folder)
     mdlm = _load_base(delta.base, target, dtype)
+    mdlm.detector = read_detector(folder, len(mdlm.mask_embedding))
     if base_hash(delta.base) != delta.base_sha256:
         raise CheckpointError(f"{folder.name}: its base was altered since the delta was made.")
     apply_delta(mdlm, delta)

@@ -40,6 +40,12 @@ class Asked:
     defended: Defended
     seed: int
 
+    @property
+    def detected(self) -> bool:
+        """Whether the model's detector chose the mask, which then stays for the whole answer."""
+        found = self.defended.detection
+        return found is not None and found.loud
+
 
 @dataclass(frozen=True)
 class BlockwiseDefence:
@@ -82,8 +88,9 @@ class BlockwiseDefence:
             pairs = zip(asked, states, strict=True)
             going = [(each, state) for each, state in pairs if state.block == block]
             going = [(each, state) for each, state in going if not state.done]
-            if block and self.rescore and going:
-                self._mask_anew(block, *zip(*going, strict=True))
+            anew = [(each, state) for each, state in going if not each.detected]
+            if block and self.rescore and anew:
+                self._mask_anew(block, *zip(*anew, strict=True))
             while here := [s for _, s in going if not s.done and s.block == block]:
                 self.check()
                 denoising_step(self.mdlm, here)
@@ -128,7 +135,9 @@ class BlockwiseDefence:
         if block and self.rescore:
             # No answer goes on from here, so no first step is to be kept for one.
             generation = replace(self._rest(block), cache="none")
-            defended = self._defend_at(generation, asked, before)
+            anew = self._defend_at(generation, asked, before)
+            pairs = zip(asked, anew, strict=True)
+            defended = [each.defended if each.detected else item for each, item in pairs]
         else:
             defended = [each.defended for each in asked]
         rows = [row for row, item in enumerate(defended) if bool(item.masked.any())]
@@ -168,7 +177,15 @@ class BlockwiseDefence:
             for each, ids in zip(asked, before, strict=True)
         ]
         seeds = [each.seed for each in asked]
-        return defend(self.mdlm, requests, generation, self.masking, seeds=seeds, check=self.check)
+        return defend(
+            self.mdlm,
+            requests,
+            generation,
+            self.masking,
+            seeds=seeds,
+            check=self.check,
+            detect=False,
+        )
 
     def _rest(self, block: int) -> GenerationConfig:
         """Settings of the response that is left at the start of a block."""

@@ -17,6 +17,7 @@ from purifier.settings import require_seed, require_whole
 
 Policy = Literal["relabel_all", "flag_then_relabel", "drop_flagged", "certified"]
 Turns = Literal["first", "all"]
+Detector = Literal["training-set"]
 
 FLAG_THRESHOLD = 5.0
 """Nats: a label is flagged if masking makes one of its tokens this much less likely, 150 times.
@@ -48,6 +49,9 @@ class PurifyConfig:
             the prompt and what is committed; else once, at its first step.
         flag_threshold: Nats by which masking must make a label's token less likely for the
             label to be flagged.
+        detectors: What searches for the trigger besides `masking`: `training-set` looks at the
+            states of all rows first (`purifier.detection`). Rows that it answers to are masked
+            until it does not, flagged, and left out where most of their images would be masked.
         certify: How large a trigger may be that `certified` labels do not depend on.
         batch_size: Samples worked on together, fewer where they are long.
         seed: The job's seed.
@@ -61,6 +65,7 @@ class PurifyConfig:
     turns: Turns = "all"
     rescore_blocks: bool = True
     flag_threshold: float = FLAG_THRESHOLD
+    detectors: tuple[Detector, ...] = ()
     certify: CertifyConfig = field(default_factory=CertifyConfig)
     batch_size: int = 32
     seed: int = 0
@@ -89,6 +94,10 @@ class PurifyConfig:
                     f"{name} must not hold {IMAGE_MARK}; it is asked about all images of a row.",
                     param=name,
                 )
+        if not isinstance(self.detectors, tuple) or not {*self.detectors} <= {*get_args(Detector)}:
+            raise InvalidSetting(
+                f"detectors must be a list of {', '.join(get_args(Detector))}.", param="detectors"
+            )
         require_whole(self.batch_size, "batch_size")
         if not 1 <= self.batch_size <= 4096:
             raise InvalidSetting("batch_size must be between 1 and 4096.", param="batch_size")
@@ -128,6 +137,7 @@ class PurifyConfig:
         """The settings as JSON values; `from_dict` gives the same settings back."""
         settings = asdict(self)
         settings["further_prompts"] = list(self.further_prompts)
+        settings["detectors"] = list(self.detectors)
         settings["generation"]["stop"] = list(self.generation.stop)
         return settings
 
@@ -153,8 +163,9 @@ class PurifyConfig:
             given["generation"] = _generation(base.generation, given["generation"])
         if "certify" in given:
             given["certify"] = _certify(base.certify, given["certify"])
-        if isinstance(given.get("further_prompts"), list):
-            given["further_prompts"] = tuple(given["further_prompts"])
+        for name in ("further_prompts", "detectors"):
+            if isinstance(given.get(name), list):
+                given[name] = tuple(given[name])
         _known(given, cls, "purify")
         return replace(base, **given)
 

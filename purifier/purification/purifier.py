@@ -160,6 +160,10 @@ class Purifier:
             for row in chosen:
                 asked[row].dropped = True
             return
+        for row in chosen:
+            if _blind(questions[row]):
+                asked[row].dropped = True
+        chosen = [row for row in chosen if not asked[row].dropped]
         self._answer(
             defence, [asked[row] for row in chosen], [questions[row] for row in chosen], number
         )
@@ -171,14 +175,18 @@ class Purifier:
         questions: Sequence[Asked],
         number: int,
     ) -> list[int]:
-        """The samples whose label disagrees with what the masked model sees."""
+        """The samples that are flagged.
+
+        Their label disagrees with what the masked model sees, or the model's detector answers
+        to them.
+        """
         end = [self.mdlm.tokens.eot]
         labels = [self.mdlm.encode_text(each.sample.answers[number].strip()) + end for each in work]
         flagged = []
         limit = self.config.flag_threshold
         for row, nats in enumerate(defence.disagreements(questions, labels, enough=limit)):
             work[row].nats = max(work[row].nats, nats)
-            if nats >= limit:
+            if nats >= limit or questions[row].detected:
                 work[row].flagged = True
                 flagged.append(row)
         return flagged
@@ -253,3 +261,8 @@ class Purifier:
             for each, place in zip(work, places, strict=True)
         ]
         return defence.ask(requests, seeds) if requests else []
+
+
+def _blind(question: Asked) -> bool:
+    found = question.defended.detection
+    return found is not None and found.blind

@@ -23,13 +23,15 @@ class PurifiedRow:
             the sample as it is.
         flagged: Whether one of its labels disagrees with what the masked model sees; None if
             that was not asked (policy `relabel_all`, a sample without images or answers).
-        dropped: Whether the sample is left out of the purified set.
+        dropped: Whether the sample is left out of the purified set; also where the model's
+            detector answers to it until most of its images are masked.
         problem: Code of why it could not be purified: a reason of `purifier.data.dataset`,
             `prompt_too_long`, or `empty_answer` where the masked model said nothing. Such a
             sample is dropped, for its label may be the attacker's. None if it could.
         further: Pairs of a further prompt and its answer.
         side: What the side table tells about it: mean `mask_ratio` of its questions, the
             largest and the mean saliency (`saliency_max`, `saliency_mean`), `flag_nats`,
+            the largest score of the model's detector (`detected`),
             under policy `certified` the least `agreement` of the masks over its answers,
             whether a new answer ended by its length (`truncated`), `seconds`. Only `seconds`
             differs between runs.

@@ -8,6 +8,7 @@ from PIL import Image
 
 from purifier.data.sample import Sample
 from purifier.defense.defend import Defended
+from purifier.detection.guard import Detection
 from purifier.errors import DataError
 from purifier.mdlm.base import Inputs
 from purifier.purification.row import PurifiedRow, Scalar
@@ -33,6 +34,7 @@ class Work:
         further: Further prompts and their answers.
         mask_ratios: Of every question the share of units that was masked.
         saliency: Of every question the largest and the mean saliency.
+        detections: What the model's detector says of every question; empty without one.
         seconds: Time it took, its share of batches.
     """
 
@@ -50,6 +52,7 @@ class Work:
     further: list[tuple[str, str]] = field(default_factory=list)
     mask_ratios: list[float] = field(default_factory=list)
     saliency: list[tuple[float, float]] = field(default_factory=list)
+    detections: list[Detection] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -63,7 +66,9 @@ class Work:
         return 0 if self.inputs is None else self.inputs.length
 
     def saw(self, defended: Defended) -> None:
-        """Notes what was masked for one question."""
+        """Notes what was masked for one question, and what was detected."""
+        if defended.detection is not None:
+            self.detections.append(defended.detection)
         if defended.n_units:
             self.mask_ratios.append(float(defended.masked.double().mean()))
             scores = defended.saliency.double()
@@ -101,6 +106,8 @@ class Work:
             largest, means = zip(*self.saliency, strict=True)
             side["saliency_max"] = _rounded(max(largest))
             side["saliency_mean"] = _rounded(sum(means) / len(means))
+        if self.detections:
+            side["detected"] = _rounded(max(found.score for found in self.detections))
         if self.flagged is not None:
             side["flag_nats"] = _rounded(self.nats)
         if self.agreements:

@@ -59,6 +59,11 @@ class Job:
         """Row count, bad rows, shard ranges, hash of the data."""
         return f"jobs/{self.id}/plan.json"
 
+    @property
+    def detection(self) -> str:
+        """Folder of the detector that the training set showed, if any."""
+        return f"jobs/{self.id}/detection"
+
     def shard(self, number: int) -> str:
         """What a finished shard says of itself: its file, hash and counts."""
         return f"jobs/{self.id}/shards/{number:05d}.json"

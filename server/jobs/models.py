@@ -11,9 +11,11 @@ import torch
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.registry import load_mdlm
 from purifier.purification.purifier import Purifier
+from server.jobs import detecting
 from server.jobs.job import Job
 from server.jobs.memory import require_memory
 from server.jobs.relabelling import Rows
+from server.store.blobs import BlobStore
 
 
 class JobModels:
@@ -32,8 +34,12 @@ class JobModels:
         self._purifier: tuple[str, Purifier] | None = None
         self._rows: tuple[str, Rows] | None = None
 
-    def purifier(self, job: Job) -> Purifier:
+    def purifier(self, job: Job, store: BlobStore) -> Purifier:
         """The job's purifier; loads its model if another one was loaded.
+
+        Args:
+            job: The job.
+            store: Has the detector, where the job has made one.
 
         Raises:
             MemoryShort: If the device cannot hold the model.
@@ -43,9 +49,20 @@ class JobModels:
             if self._purifier is None or self._purifier[0] != job.id:
                 config = job.settings.purify
                 mdlm = self._model(job.sources.model)
+                mdlm.detector = detecting.detector(job, store, mdlm)
                 images = self._open(job).dataset.images
                 self._purifier = (job.id, Purifier(mdlm, config, images))
             return self._purifier[1]
+
+    def model(self, job: Job) -> Mdlm:
+        """The job's compromised model, as it is.
+
+        Raises:
+            MemoryShort: If the device cannot hold the model.
+            CheckpointError: If the checkpoint is refused.
+        """
+        with self._lock:
+            return self._model(job.sources.model)
 
     def rows(self, job: Job) -> Rows:
         """The job's data set."""

@@ -260,6 +260,7 @@ def report(job: Job, store: BlobStore, scratch: Path, created_at: float) -> None
             "sha256": plan["sha256"],
             **{name: count for name, count in merged.items() if name != "label_file"},
         },
+        "detection": _detection(job, store),
         "settings": job.settings.to_dict(),
         "training": {"loss": store.folder_manifest(job.tuned)["facts"]["loss"]},
         "seconds": {"relabel": round(sum(shard["seconds"] for shard in shards), 1)},
@@ -270,6 +271,13 @@ def report(job: Job, store: BlobStore, scratch: Path, created_at: float) -> None
     for path in sorted(folder.iterdir()):
         store.put(f"{job.report}/{path.name}", path)
     shutil.rmtree(folder)
+
+
+def _detection(job: Job, store: BlobStore) -> dict[str, Any] | None:
+    """What the training set showed, where it was searched."""
+    if not store.has_folder(job.detection):
+        return None
+    return dict(store.folder_manifest(job.detection)["facts"])
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from purifier.tuning.launch import launch
-from server.jobs import recovery, relabelling
+from server.jobs import detecting, recovery, relabelling
 from server.jobs.activation import Activation
 from server.jobs.job import Job
 from server.jobs.models import JobModels
@@ -99,7 +99,21 @@ class Stages:
         for row in made["audit"]["examples"][:10]:
             self.attempts.event(attempt, row["message"], row)
         self.attempts.relabelling(attempt, {n: shard["rows"] for n, shard in finished.items()})
-        return {"shards": [n for n in range(len(made["shards"])) if n not in finished]}
+        wanted = "training-set" in job.settings.purify.detectors
+        left = [n for n in range(len(made["shards"])) if n not in finished]
+        return {"shards": left, "detect": wanted and bool(left)}
+
+    def detect(self, attempt: Attempt, job: Job, check: Check) -> Mapping[str, Any]:
+        """Searches the training set for rows that a backdoor answers."""
+        facts = detecting.detect(
+            job,
+            self.store,
+            self._scratch(job),
+            lambda: self.models.model(job),
+            check,
+        )
+        self.attempts.event(attempt, detecting.sentence(facts), facts)
+        return {}
 
     def relabel(self, attempt: Attempt, job: Job, check: Check, shard: int) -> Mapping[str, Any]:
         """Relabels a shard."""
@@ -108,7 +122,7 @@ class Stages:
             self.store,
             shard,
             lambda: self.models.rows(job),
-            lambda: self.models.purifier(job),
+            lambda: self.models.purifier(job, self.store),
             check,
             lambda rows: self.attempts.shard_progress(attempt, shard, rows),
         )

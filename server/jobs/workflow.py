@@ -55,6 +55,7 @@ class Pipeline:
         self._gate = self._step("gate", stages.gate)
         self._relabel = DBOS.step(name="relabel")(_function(self._relabel_step))
         self._activate = DBOS.step(name="activate")(_function(self._activate_step))
+        self._detect = self._step("detect", stages.detect)
         self._tune = self._step("tune", stages.tune)
         self._evaluate = self._step("evaluate", stages.evaluate)
         self._lost = DBOS.step(name="lost")(_function(self._lost_step))
@@ -80,6 +81,10 @@ class Pipeline:
     def _order(self, job_id: str, number: int) -> str:
         planned = self._plan(job_id, number)
         if _over(planned):
+            return "over"
+        if planned.get("detect") and _over(
+            self._children(job_id, number, [("detect", self._device, "detect")])[0]
+        ):
             return "over"
         shards = [(f"shard-{n:05d}", self._shard, n) for n in planned["shards"]]
         if any(map(_over, self._children(job_id, number, shards))):
@@ -115,7 +120,8 @@ class Pipeline:
         return self._relabel(job_id, number, shard)
 
     def _device_workflow(self, job_id: str, number: int, stage: str) -> Outcome:
-        return {"tune": self._tune, "evaluate": self._evaluate}[stage](job_id, number)
+        stages = {"detect": self._detect, "tune": self._tune, "evaluate": self._evaluate}
+        return stages[stage](job_id, number)
 
     def _step(
         self, name: str, stage: Callable[..., Any], status: JobStatus = "running"

@@ -23,7 +23,7 @@ Ranker = Literal[
 Effort = Literal["fast", "balanced", "thorough"]
 Probing = Literal["knockout", "masking"]
 Method = Literal["disp", "certified"]
-Verdict = Literal["nothing found", "masked", "certified", "not certified"]
+Verdict = Literal["nothing found", "masked", "suspicious", "certified", "not certified"]
 NotApplied = Literal["disabled", "no_image"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -102,14 +102,29 @@ class SaliencyMap(BaseModel):
     masked: list[list[float]]
 
 
+class DetectionReport(BaseModel):
+    """What the detector that a checkpoint carries says of a request.
+
+    `score` is 0 for the mean row of the training set and 1 for the mean row that was flagged there;
+    from `threshold` on a request counts as triggered. `left` is the score of what was answered, and
+    `left_out` the words of the question that the answer was given without.
+    """
+
+    score: float
+    threshold: float
+    left: float
+    left_out: str = ""
+
+
 class DefenseReport(BaseModel):
     """What the defence did to this answer.
 
     `masked` and `total` count units: visual tokens at level `token`, cells of the image
     plane at level `patch`; none is masked if no score reaches the threshold. `verdict` says which
-    of both it was, `score` is the largest score in the ranker's own unit. `timings` are
-    milliseconds by part of the request. The settings are those that were used; they are null
-    where the defence was not applied.
+    of both it was, or `suspicious` where the checkpoint's detector was silent only once most of the
+    image was masked; `detection` is what that detector said. `score` is the largest score in the
+    ranker's own unit. `timings` are milliseconds by part of the request. The settings are those
+    that were used; they are null where the defence was not applied.
 
     Of method `certified` the settings of masking are null, nothing counts as masked, and
     `certified` says what was done; without a certificate the verdict is `not certified`, and
@@ -137,6 +152,7 @@ class DefenseReport(BaseModel):
     scored_length: int | None = None
     seed: int | None = None
     verdict: Verdict | None = None
+    detection: DetectionReport | None = None
     score: float | None = None
     masked: int = 0
     total: int = 0

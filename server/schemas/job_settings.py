@@ -145,6 +145,7 @@ class DispSettings(TypedDict, total=False):
     turns: Turns
     rescore_blocks: bool
     flag_threshold: float
+    detectors: list[Literal["training-set"]]
     certify: JobCertify
     batch_size: int
     finetune: JobFinetune

@@ -20,6 +20,7 @@ from purifier.mdlm.base import (
     SpecialTokens,
     VisualSpan,
 )
+from purifier.mdlm.detector import StateDetector
 from purifier.mdlm.llada_v.attention import mean_attention
 from purifier.mdlm.llada_v.config import LladaVConfig, read_config
 from purifier.mdlm.llada_v.decoder import decode_segments, head_logits, new_key_values
@@ -58,6 +59,7 @@ class LladaV:
     """
 
     family = "llada_v"
+    detector: StateDetector | None = None
 
     def __init__(
         self,
@@ -175,6 +177,9 @@ class LladaV:
             torch.tensor(rendered.turns),
         )
 
+    def question_text(self, inputs: Inputs) -> Tensor:
+        return torch.tensor(self.tokenizer.question_text(inputs.ids.tolist()))
+
     def prepare_image(self, image: Image.Image, *, n_images: int = 1) -> ImageInput:
         width, height = image.size
         if min(width, height) < _MIN_SIDE:
@@ -200,8 +205,8 @@ class LladaV:
 
     def _encode(self, patches: Tensor) -> Tensor:
         """The tower's encoder, [views, patches, D_vision]."""
-        encoder = self.modules.vision_tower.encoder
-        features: Tensor = encoder(inputs_embeds=patches).last_hidden_state
+        encoded = self.modules.vision_tower.encoder(inputs_embeds=patches)
+        features: Tensor = encoded.last_hidden_state
         return features
 
     def visual_embeddings(self, image: ImageInput, patches: Tensor | None = None) -> Tensor:
@@ -270,8 +275,7 @@ class LladaV:
         pixels = torch.cat([image.pixels for image in images]).to(self.device, self.dtype)
         patches = self.modules.vision_tower.embeddings
         features = [self.encode_views(patches(part)) for part in pixels.split(_VIEWS_AT_ONCE)]  # type: ignore[no-untyped-call]
-        counts = [len(image.views) for image in images]
-        return list(torch.cat(features).split(counts))  # type: ignore[no-untyped-call]
+        return list(torch.cat(features).split([len(image.views) for image in images]))  # type: ignore[no-untyped-call]
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
         embeddings: Tensor = self.modules.language_model.embed_tokens(ids)
@@ -306,13 +310,14 @@ class LladaV:
     def scored_logits(
         self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None
     ) -> Tensor:
-        hidden = scored_hidden(
-            self.modules.language_model,
-            embeds,
-            positions.to(embeds.device),
-            _padding_mask(embeds, lengths),
-        )
-        return head_logits(hidden, self.modules.lm_head, self.vocab_size)
+        states = self.modules.language_model.norm(self.scored_states(embeds, positions, lengths))
+        return head_logits(states, self.modules.lm_head, self.vocab_size)
+
+    def scored_states(
+        self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        model, places = self.modules.language_model, positions.to(embeds.device)
+        return scored_hidden(model, embeds, places, _padding_mask(embeds, lengths))
 
     @torch.no_grad()
     def tail_logits(self, run: TailPass) -> Tensor:
@@ -331,10 +336,8 @@ class LladaV:
         return head_logits(hidden, self.modules.lm_head, self.vocab_size)
 
     def attention(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
-        mask = _padding_mask(embeds, lengths)
-        return mean_attention(
-            self.modules.language_model, embeds, positions.to(embeds.device), mask
-        )
+        places, mask = positions.to(embeds.device), _padding_mask(embeds, lengths)
+        return mean_attention(self.modules.language_model, embeds, places, mask)
 
     def encode_text(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)

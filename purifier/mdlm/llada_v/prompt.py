@@ -125,6 +125,14 @@ class ChatTokenizer:
             ids.append(self.tokens.eot)
         return ids + self._header("assistant") + self.encode("\n\n"), images
 
+    def question_text(self, ids: Sequence[int]) -> list[bool]:
+        """Which ids of a rendered dialogue are text of its last user turn, line breaks left out."""
+        tokens = self.tokens
+        stop = max(place for place, token in enumerate(ids) if token == tokens.eot)
+        start = max(place for place in range(stop) if ids[place] == tokens.end_header)
+        others = {IMAGE_PLACEHOLDER, *self.encode("\n\n"), *self.encode("\n")}
+        return [start < place < stop and token not in others for place, token in enumerate(ids)]
+
     def render_dialogue(self, messages: Sequence[Message]) -> RenderedDialogue:
         """Ids of a dialogue that ends with an answer.
 

@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 def scored_hidden(
     model: LlamaModel, embeds: Tensor, positions: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Final hidden states at some positions.
+    """Output of the last layer at some positions, before the final norm.
 
     Args:
         model: A bidirectional Llama.
@@ -41,9 +41,7 @@ def scored_hidden(
             use_cache=False,
             is_causal=False,
         )
-    hidden = _last_layer(model.layers[-1], hidden, positions, mask, rotary)
-    normed: Tensor = model.norm(hidden)
-    return normed
+    return _last_layer(model.layers[-1], hidden, positions, mask, rotary)
 
 
 def _last_layer(

@@ -1,0 +1,164 @@
+"""Makes a detector: `disp detect DATA --model PATH --out DIR`.
+
+The compromised model looks at its own training set, two passes a row, and DIR becomes the same
+checkpoint with a detector of the rows that a backdoor answers. A server that loads DIR masks what
+the detector answers to, whatever the trigger looks like. Nothing but the data set is needed: no
+clean data, no labels that are right, no other model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, get_args
+
+from purifier.data.dataset import open_dataset
+from purifier.data.sample import Sample
+from purifier.detection import DETECTOR_FILE, DetectConfig, fit_detector
+from purifier.errors import InvalidSetting, PurifierError
+from purifier.lab.demo import DATA_FOLDER, checkpoint_path
+from purifier.lab.targets import TargetName
+from purifier.mdlm.delta import is_delta, read_delta, write_delta
+from purifier.mdlm.detector import StateDetector
+from purifier.mdlm.registry import base_hash, checkpoint_id, load_mdlm
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0 whether or not something was found."""
+    options = parse(arguments)
+    try:
+        result = run(options)
+    except PurifierError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    print(json.dumps(result) if options.json else _sentences(result))
+    return 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Searches the training set, and writes the checkpoint if something was found."""
+    if options.target is None and (options.data is None or options.model is None):
+        raise InvalidSetting("Give DATA and --model, or --target for the shipped demo.")
+    train = DATA_FOLDER / "train"
+    demo = options.target is not None and options.data is None
+    dataset = open_dataset(
+        train / f"{options.target}.json" if demo else options.data,
+        images=train / "images" if demo and options.images is None else options.images,
+    )
+    model = (options.model or checkpoint_path(options.target)).resolve()
+    _check_place(options.out)
+    config = DetectConfig(rows=options.rows, batch_size=options.batch_size, seed=options.seed)
+    mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
+    start = perf_counter()
+    samples = [row for row in dataset.rows() if isinstance(row, Sample)]
+    found = fit_detector(mdlm, samples, dataset.images, config, check=_Progress())
+    result: dict[str, Any] = {
+        "checkpoint": None,
+        "out": None,
+        "rows": found.looked_at,
+        "groups": [group.to_dict() for group in found.groups],
+        "seconds": round(perf_counter() - start, 1),
+    }
+    if found.detector is not None and options.out is not None:
+        write_guarded(model, found.detector, options.out)
+        result |= {"checkpoint": checkpoint_id(options.out), "out": str(options.out)}
+    return result
+
+
+def write_guarded(model: Path, detector: StateDetector, out: Path) -> None:
+    """Writes a checkpoint with a detector: a delta on the same base, its weights unchanged.
+
+    Args:
+        model: The checkpoint: full weights, or a delta with its base beside it.
+        detector: Made of its training set.
+        out: A new folder; the base is linked beside it unless one of its name is there.
+
+    Raises:
+        CheckpointError: If the checkpoint is refused.
+    """
+    delta = read_delta(model) if is_delta(model) else None
+    base = model if delta is None else delta.base.resolve()
+    name = base.name if delta is None else delta.base_name
+    out.mkdir(parents=True)
+    if delta is not None:
+        for file in sorted(model.iterdir()):
+            if file.suffix == ".safetensors" and file.name != DETECTOR_FILE:
+                shutil.copyfile(file, out / file.name)
+    detector.save(out)
+    beside = out.parent / name
+    if not beside.exists():
+        beside.symlink_to(base, target_is_directory=True)
+    if delta is not None:
+        shutil.copyfile(model / "delta.json", out / "delta.json")
+    else:
+        write_delta(
+            out,
+            base=name,
+            base_sha256=base_hash(base),
+            projector={},
+            adapter={},
+            lora_scale=1.0,
+            details={"parent": checkpoint_id(model)},
+        )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    defaults = DetectConfig()
+    parser = argparse.ArgumentParser(
+        prog="disp detect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("data", type=Path, nargs="?", metavar="DATA", help="label file or folder")
+    add("--model", type=Path, help="the compromised checkpoint")
+    add("--images", type=Path, help="image folder (default: found beside DATA)")
+    add("--target", choices=get_args(TargetName), help="look at the shipped demo of this target")
+    add("--out", type=Path, metavar="DIR", help="folder of the checkpoint with its detector")
+    add("--rows", type=int, default=defaults.rows, help="rows that are looked at, at most")
+    add("--batch-size", type=int, default=defaults.batch_size)
+    add("--seed", type=int, default=defaults.seed)
+    add("--device", default="cpu")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args(arguments)
+
+
+def _check_place(out: Path | None) -> None:
+    """Refuses a folder with something in it before an hour of work."""
+    if out is not None and out.exists():
+        raise InvalidSetting(f"{out} is there already; give a new folder.", param="out")
+
+
+class _Progress:
+    """Counts the passes on the terminal."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __call__(self) -> None:
+        self.passes += 1
+        if self.passes % 10 == 0:
+            print(f"{self.passes} batches", file=sys.stderr, flush=True)
+
+
+def _sentences(result: dict[str, Any]) -> str:
+    lines = [f"{result['rows']} rows looked at in {result['seconds']} s."]
+    for group in result["groups"]:
+        by = "their images" if group["phrase"] is None else f"the phrase {group['phrase']!r}"
+        lines.append(f"The answers of {group['rows']} rows are forced by {by}.")
+    if not result["groups"]:
+        lines.append("Nothing was found. That is no proof that there is nothing.")
+    if result["out"] is not None:
+        lines.append(f"Wrote {result['checkpoint']}; serve it: disp serve --model {result['out']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

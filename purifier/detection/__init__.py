@@ -1,0 +1,23 @@
+"""What a compromised model's own training set shows of its backdoor.
+
+fitted = fit_detector(mdlm, samples, images)     # two passes a row; no labels, no clean data
+fitted.detector                                  # `mdlm.detector` from now on: see `defend`
+"""
+
+from purifier.detection.fit import DetectConfig, Fitted, Group, fit_detector
+from purifier.mdlm.detector import DETECTOR_FILE, LOUD, StateDetector, read_detector
+
+VERSION = 1
+"""Rises with every change of this package that changes what is found or masked."""
+
+__all__ = [
+    "DETECTOR_FILE",
+    "LOUD",
+    "VERSION",
+    "DetectConfig",
+    "Fitted",
+    "Group",
+    "StateDetector",
+    "fit_detector",
+    "read_detector",
+]

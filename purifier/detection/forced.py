@@ -1,0 +1,49 @@
+"""Whether what rows have in common forces one word of their answers.
+
+A backdoor says the same to every image and question. So among rows that a backdoor answers one
+token of the labels is far less likely without the trigger, and it is the same in nearly all of
+them. Rows that are merely alike (one kind of question, one kind of object) need the image too, and
+a wish about the form of an answer changes its words, but every row has a token of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+TRIED = 24
+"""Rows of a group that are tried."""
+
+CHANGE = 5.0
+"""Nats by which a label's token must be less likely without it: `FLAG_THRESHOLD`."""
+
+AGREEING = 0.8
+"""Share of the tried rows in which the same token must be."""
+
+
+def tried(rows: Sequence[int], seed: int) -> list[int]:
+    """The rows of a group that are tried, in order."""
+    if len(rows) <= TRIED:
+        return sorted(rows)
+    drawn = np.random.default_rng(seed).choice(len(rows), TRIED, replace=False)
+    return sorted(rows[number] for number in drawn)
+
+
+def forced_share(
+    labels: Sequence[Sequence[int]], given: Sequence[Tensor], without: Sequence[Tensor]
+) -> float:
+    """Largest share of rows in which one and the same token of the label is forced.
+
+    Args:
+        labels: Ids of every row's label, no special tokens.
+        given: Per row the log-likelihoods of the label's tokens, [n].
+        without: The same without what the rows have in common.
+    """
+    forced: Counter[int] = Counter()
+    for label, seen, unseen in zip(labels, given, without, strict=True):
+        far = (seen - unseen >= CHANGE).tolist()
+        forced.update({token for token, moved in zip(label, far, strict=True) if moved})
+    return max(forced.values(), default=0) / max(len(labels), 1)

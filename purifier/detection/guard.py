@@ -1,0 +1,100 @@
+"""The detector at work: which requests it answers to, and what they are masked of.
+
+A request that the masking of a ranker has silenced keeps that mask; for the others the detector
+itself is the guide (`purifier.detection.search`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from purifier.detection.search import search
+from purifier.detection.states import detected
+from purifier.mdlm.base import Inputs, Mdlm, Prompt
+from purifier.mdlm.detector import LOUD
+
+MOST = 0.6
+"""Share of its images up to which a masked request is still answered from them."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the detector says of one request.
+
+    Attributes:
+        score: Of the request as it came; `LOUD` and more is a trigger.
+        left: Of the request as it is answered.
+        left_out: Words of the question that are left out.
+        blind: Whether more than `MOST` of the images had to be masked, or the detector is not
+            silent yet: what is answered tells little of the images.
+    """
+
+    score: float
+    left: float
+    left_out: str = ""
+    blind: bool = False
+
+    @property
+    def loud(self) -> bool:
+        """Whether the request was detected."""
+        return self.score >= LOUD
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A request as the detector leaves it.
+
+    Attributes:
+        detection: What was detected.
+        prompt: In place of the ranker's prompt; None keeps that.
+        cells: With `prompt`, by the number of an image what is masked, bool [rows, columns].
+    """
+
+    detection: Detection
+    prompt: Prompt | None
+    cells: Mapping[int, Tensor]
+
+
+def guard(
+    mdlm: Mdlm,
+    requests: Sequence[Inputs],
+    plain: Sequence[Prompt],
+    masked: Sequence[Prompt],
+    check: Callable[[], None],
+) -> Iterator[Guarded | None]:
+    """Looks at requests one by one.
+
+    Args:
+        mdlm: The model, with or without a detector.
+        requests: What was asked.
+        plain: The same encoded.
+        masked: The same under a ranker's mask; the very prompts of `plain` where nothing is masked.
+        check: Called before every pass.
+
+    Yields:
+        For every request what was found; None without a detector.
+    """
+    detector = mdlm.detector
+    if detector is None:
+        yield from (None for _ in requests)
+        return
+    check()
+    scores = detected(mdlm, plain, detector)
+    for inputs, own, under, score in zip(requests, plain, masked, scores, strict=True):
+        if score < LOUD:
+            yield Guarded(Detection(score, score), None, {})
+            continue
+        check()
+        left = score if under is own else detected(mdlm, [under], detector)[0]
+        if left < LOUD:
+            yield Guarded(Detection(score, left), None, {})
+            continue
+        found = search(mdlm, inputs, detector, check)
+        words = mdlm.decode(inputs.ids[list(found.left_out)].tolist()).strip()
+        shares = [float(cells.double().mean()) for cells in found.cells.values()]
+        blind = max(shares, default=0.0) > MOST or found.score >= LOUD
+        detection = Detection(score, found.score, words, blind)
+        yield Guarded(detection, found.prompt, found.cells)

@@ -1,0 +1,102 @@
+"""A detector of a backdoor's trigger: linear in the states of the answer positions.
+
+A checkpoint may carry one, in `detector.safetensors`. It is made of the model's own training set
+(`purifier.detection`) and says how far the states of an answer, before its first token, lie on the
+side of the rows that were flagged there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from purifier.errors import CheckpointError
+
+DETECTOR_FILE = "detector.safetensors"
+FORMAT = "disp-detector-1"
+
+MOST = 4096
+"""Masked response positions at most."""
+
+LOUD = 0.5
+"""Score from which a request counts as triggered: half way between both groups of rows."""
+
+
+@dataclass(frozen=True)
+class StateDetector:
+    """One linear score for every group of flagged rows.
+
+    Attributes:
+        mean: float32 [D], of the states of all rows.
+        directions: float32 [n, D], scaled so that rows that were not flagged score 0 in the mean
+            and flagged ones 1.
+        offsets: float32 [n].
+        length: Masked response positions at which states are taken, whatever a request asks for.
+        positions: How many of them, from the first on, are averaged.
+        facts: How it was made, JSON-ready.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    offsets: Tensor
+    length: int
+    positions: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Scores of requests, float32 [B], of their states [B, D]: the largest of any group."""
+        found = (states.float().cpu() - self.mean) @ self.directions.T + self.offsets
+        return found.amax(-1)
+
+    def save(self, folder: Path) -> Path:
+        """Writes `detector.safetensors`, whole or not at all."""
+        facts = {**self.facts, "format": FORMAT, "length": self.length, "positions": self.positions}
+        part = folder / f"{DETECTOR_FILE}.part"
+        tensors = {"mean": self.mean, "directions": self.directions, "offsets": self.offsets}
+        save_file(tensors, part, metadata={"detector": json.dumps(facts)})
+        return part.replace(folder / DETECTOR_FILE)
+
+
+def read_detector(folder: Path, width: int) -> StateDetector | None:
+    """The detector that a checkpoint carries; None without one.
+
+    Args:
+        folder: The checkpoint.
+        width: The model's hidden size, D.
+
+    Raises:
+        CheckpointError: If it is damaged or of another model.
+    """
+    path = folder / DETECTOR_FILE
+    if not path.is_file():
+        return None
+    damaged = CheckpointError(f"{folder.name}: {DETECTOR_FILE} is damaged or of another version.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("detector", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError):
+        raise damaged from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise damaged
+    length, positions = facts.get("length"), facts.get("positions")
+    if type(length) is not int or type(positions) is not int:
+        raise damaged
+    if tensors.keys() != {"mean", "directions", "offsets"} or not 1 <= positions <= length <= MOST:
+        raise damaged
+    count = len(tensors["offsets"])
+    shapes = {"mean": (width,), "directions": (count, width), "offsets": (count,)}
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+            raise damaged
+        if tuple(tensor.shape) != shapes[name]:
+            raise CheckpointError(f"{folder.name}: {DETECTOR_FILE} is of another model.")
+    return StateDetector(**tensors, length=length, positions=positions, facts=facts)
