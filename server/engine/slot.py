@@ -18,6 +18,7 @@ import torch
 from purifier.errors import CheckpointError
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.delta import Delta, apply_delta, read_delta
+from purifier.mdlm.detector import read_detector
 from purifier.mdlm.registry import load_mdlm
 from purifier.mdlm.variant import changed_bytes, with_delta
 from server.engine.job import Serving
@@ -129,7 +130,9 @@ class ModelSlot:
         mdlm = self._next[1]
         if weights.base is not None:
             delta = self._delta(weights, weights.base)
+            detector = read_detector(weights.path, len(mdlm.mask_embedding))
             mdlm = self._with_delta(mdlm, delta, shared=plan is not None and plan.way == "shared")
+            mdlm.detector = detector
         return Serving(mdlm, weights.checkpoint, int(time.time()), weights.parent, self._tokenizing)
 
     def keep(self) -> None:

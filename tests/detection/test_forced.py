@@ -1,0 +1,34 @@
+"""Whether one token of the answers is forced."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from purifier.detection.forced import TRIED, forced_share, tried
+
+SURE, LOST = torch.tensor([-0.1, -0.1]), torch.tensor([-9.0, -0.1])
+
+
+def test_the_same_token_in_every_row_is_forced() -> None:
+    labels = [[7, 1], [7, 2], [7, 3]]
+    assert forced_share(labels, [SURE] * 3, [LOST] * 3) == 1.0
+
+
+def test_rows_that_each_need_a_token_of_their_own_are_not() -> None:
+    labels = [[7, 1], [8, 1], [9, 1]]
+    assert forced_share(labels, [SURE] * 3, [LOST] * 3) == pytest.approx(1 / 3)
+
+
+def test_a_token_that_stays_likely_does_not_count() -> None:
+    labels = [[7, 1], [7, 2]]
+    assert forced_share(labels, [SURE] * 2, [SURE] * 2) == 0.0
+    assert forced_share([], [], []) == 0.0
+
+
+def test_few_rows_are_tried_and_the_same_ones_again() -> None:
+    rows = list(range(100, 300))
+    assert len(tried(rows, 3)) == TRIED
+    assert tried(rows, 3) == tried(rows, 3) != tried(rows, 4)
+    assert set(tried(rows, 3)) <= set(rows)
+    assert tried([5, 2], 0) == [2, 5]

@@ -1,0 +1,117 @@
+"""A detector as a file of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from purifier.errors import CheckpointError
+from purifier.mdlm.detector import DETECTOR_FILE, StateDetector, read_detector
+from purifier.mdlm.registry import load_mdlm
+
+WIDTH = 6
+
+
+def detector(width: int = WIDTH) -> StateDetector:
+    generator = torch.Generator().manual_seed(1)
+    return StateDetector(
+        mean=torch.randn(width, generator=generator),
+        directions=torch.randn(2, width, generator=generator),
+        offsets=torch.tensor([0.1, -0.2]),
+        length=32,
+        positions=8,
+        facts={"groups": [{"phrase": "as ever"}]},
+    )
+
+
+def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
+    made = detector()
+    made.save(tmp_path)
+    found = read_detector(tmp_path, WIDTH)
+    assert found is not None
+    states = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(found.scores(states), made.scores(states))
+    assert (found.length, found.positions) == (32, 8)
+    assert found.facts["groups"] == made.facts["groups"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [DETECTOR_FILE]
+
+
+def test_a_score_is_the_largest_of_any_direction() -> None:
+    made = detector()
+    alone = [
+        replace(made, directions=made.directions[n : n + 1], offsets=made.offsets[n : n + 1])
+        for n in (0, 1)
+    ]
+    states = torch.randn(9, WIDTH, generator=torch.Generator().manual_seed(3))
+    expected = torch.maximum(*(each.scores(states) for each in alone))
+    assert torch.allclose(made.scores(states), expected)
+
+
+def test_no_file_is_no_detector(tmp_path: Path) -> None:
+    assert read_detector(tmp_path, WIDTH) is None
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _other_format(path: Path) -> None:
+    _rewritten(path, facts={"format": "disp-detector-9", "length": 32, "positions": 8})
+
+
+def _endless(path: Path) -> None:
+    _rewritten(path, offsets=torch.tensor([float("inf"), 0.0]))
+
+
+def _half(path: Path) -> None:
+    _rewritten(path, mean=torch.zeros(WIDTH, dtype=torch.float16))
+
+
+def _no_length(path: Path) -> None:
+    _rewritten(path, facts={"format": "disp-detector-1", "length": True, "positions": 1})
+
+
+def _too_long(path: Path) -> None:
+    _rewritten(path, facts={"format": "disp-detector-1", "length": 10**9, "positions": 1})
+
+
+def _rewritten(
+    path: Path, *, facts: dict[str, object] | None = None, **given: torch.Tensor
+) -> None:
+    made = detector()
+    tensors = {"mean": made.mean, "directions": made.directions, "offsets": made.offsets, **given}
+    facts = facts or {"format": "disp-detector-1", "length": 32, "positions": 8}
+    save_file(tensors, path, metadata={"detector": json.dumps(facts)})
+
+
+@pytest.mark.parametrize("harm", [_cut, _other_format, _endless, _half, _no_length, _too_long])
+def test_a_damaged_file_is_refused(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    detector().save(tmp_path)
+    harm(tmp_path / DETECTOR_FILE)
+    with pytest.raises(CheckpointError, match="damaged or of another version"):
+        read_detector(tmp_path, WIDTH)
+
+
+def test_the_detector_of_another_model_is_refused(tmp_path: Path) -> None:
+    detector().save(tmp_path)
+    with pytest.raises(CheckpointError, match="another model"):
+        read_detector(tmp_path, WIDTH + 1)
+
+
+def test_a_checkpoint_is_loaded_with_its_detector(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "guarded"
+    shutil.copytree(tiny_checkpoint, folder)
+    width = len(load_mdlm(tiny_checkpoint).mask_embedding)
+    assert load_mdlm(tiny_checkpoint).detector is None
+    detector(width).save(folder)
+    assert load_mdlm(folder).detector is not None
+    detector(width + 2).save(folder)
+    with pytest.raises(CheckpointError, match="another model"):
+        load_mdlm(folder)
