@@ -28,20 +28,21 @@ class Healing:
             labels under its images, which no defender has: an upper bound.
         purify: How masked answers are given.
         tuning: Settings of the training.
-        detector: Whether labels are given with the detector that the poisoned set shows.
     """
 
     labels: Source = "purified"
     purify: PurifyConfig = field(default_factory=lambda: PRESETS["default"])
     tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
-    detector: bool = False
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What decides the healed weights, JSON-ready."""
         purify = self.purify.to_dict() if self.labels == "purified" else None
+        if purify is not None and not purify["detectors"]:
+            # As cells were named before there was this setting.
+            del purify["detectors"]
         found = {"labels": self.labels, "purify": purify, "tuning": self.tuning.to_dict()}
-        return {**found, "detector": detector_settings()} if self.detector else found
+        return {**found, "detector": detector_settings()} if self.purify.detectors else found
 
     def healed(self, lab: Lab, attack: Attack) -> Mdlm:
         """The healed model; its labels and weights are kept in a folder of the attack's."""
@@ -75,7 +76,7 @@ class Healing:
         if self.labels == "poisoned":
             return samples
         mdlm = lab.load(attack)
-        if self.detector:
+        if self.purify.detectors:
             mdlm.detector = fitted(lab, attack, mdlm)
         rows = Purifier(mdlm, self.purify, data / "images").purify(samples)
         return [
@@ -96,7 +97,9 @@ HEALINGS: Mapping[str, Healing] = {
     "purification, paper": Healing(purify=PRESETS["paper"]),
     "purification, default": Healing(),
     "purification, fast": _relabelled(effort="fast"),
-    "purification, detector": Healing(detector=True),
+    "purification, detector": Healing(
+        purify=replace(PRESETS["default"], detectors=("training-set",))
+    ),
     "purification, balanced": _relabelled(effort="balanced"),
     "purification, certified": Healing(purify=replace(PRESETS["default"], policy="certified")),
     "purification, random masks": _relabelled(ranker="random", ratio=0.3, threshold=0.0),

@@ -40,7 +40,7 @@ at random.
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "The product and the paper": (
-        *("none", "default", "balanced", "thorough"),
+        *("none", "default", "balanced", "thorough", "detector"),
         *("paper 0.15", "paper 0.3", "paper 0.45", RANDOM, "random windows 0.3"),
     ),
     "Other rankers at the default's ratio": (
@@ -184,7 +184,9 @@ def efforts_table(rows: Sequence[Row]) -> str:
     A dagger marks those that cost too many clean answers to enter.
     """
     cells = Cells.of(rows)
-    levels = [name for name in ("default", "balanced", "thorough") if _measured(cells, name)]
+    levels = [
+        name for name in ("default", "balanced", "thorough", "detector") if _measured(cells, name)
+    ]
     head = ["attack", "undefended", *(f"{_level(name)}, ASR" for name in levels)]
     head += [f"{_level(name)}, clean kept" for name in levels]
     lines = []
@@ -203,7 +205,7 @@ def _measured(cells: Cells, defence: str) -> bool:
 
 
 def _level(defence: str) -> str:
-    return "`fast`" if defence == "default" else f"`{defence}`"
+    return {"default": "`fast`", "detector": "`fast` and detector"}.get(defence, f"`{defence}`")
 
 
 def _kept(cells: Cells, name: str, defence: str) -> str:
