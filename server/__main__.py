@@ -11,7 +11,7 @@ from typing import get_args
 
 from purifier.defense.config import Effort, Level, MaskingConfig, RankerName
 from purifier.errors import InvalidSetting
-from purifier.lab.demo import checkpoint_path
+from purifier.lab.demo import ATTACKS, checkpoint_path
 from purifier.lab.targets import TargetName
 from server.config import MEGABYTE, ModelSource, ServerConfig, StartError, UploadLimits
 from server.data_sets import DataOptions, parse_roots
@@ -42,6 +42,9 @@ def _serve_parser() -> argparse.ArgumentParser:
     what.add_argument("--model", type=Path, metavar="PATH", help="checkpoint folder")
     what.add_argument("--demo", action="store_true", help="the shipped, poisoned demo model")
     parser.add_argument("--target", choices=_TARGETS, help="which demo model (insertion)")
+    parser.add_argument(
+        "--attack", choices=ATTACKS, help="a demo model with another trigger, and its detector"
+    )
     parser.add_argument("--host", default=default.host)
     parser.add_argument("--port", type=int, default=default.port, help="0 takes a free one")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
@@ -167,8 +170,11 @@ def _serve(args: argparse.Namespace) -> int:
         public_docs=args.public_docs,
         insecure_no_auth=args.insecure_no_auth,
     )
-    if args.target and not args.demo:
-        raise StartError("--target chooses a demo model; give --demo with it.")
+    for name in ("target", "attack"):
+        if getattr(args, name) and not args.demo:
+            raise StartError(f"--{name} chooses a demo model; give --demo with it.")
+    if args.target and args.attack:
+        raise StartError("--target and --attack exclude each other; give one of them.")
     secret = new_secret() if args.demo and not _has_keys(args) else None
     extra = None if secret is None else KeyRing([record_of(secret, "demo", SCOPES)])
     keys = authenticator(KeySource(args.keys_file, args.key_file, extra), config)
@@ -177,7 +183,9 @@ def _serve(args: argparse.Namespace) -> int:
     device = args.device or default_device()
     dtype = args.dtype or default_dtype(device)
     home = Home.at(find_root(args.data_dir, demo=args.demo), args.database_url)
-    demo: TargetName | None = (args.target or _TARGETS[0]) if args.demo else None
+    demo: TargetName | None = None
+    if args.demo and not args.attack:  # the training sets of the attacks are not shipped
+        demo = args.target or _TARGETS[0]
     roots = parse_roots(args.dataset_root or [], args.dataset_images or [])
     data = DataOptions(roots, demo, args.store)
     return serve(ModelSource(_model_path(args), device, dtype), config, keys, home, data)
@@ -207,7 +215,7 @@ def _has_keys(args: argparse.Namespace) -> bool:
 def _model_path(args: argparse.Namespace) -> Path:
     if not args.demo:
         return Path(args.model)
-    return checkpoint_path(args.target or _TARGETS[0])
+    return checkpoint_path(args.attack or args.target or _TARGETS[0])
 
 
 if __name__ == "__main__":

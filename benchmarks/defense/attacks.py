@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from purifier.lab.attack_data import Attack
+from purifier.lab.demo_attacks import COPIES
 from purifier.lab.targets import FalseAttribute, Target, target_by_name
 from purifier.lab.triggers import (
     AllOf,
@@ -66,12 +67,7 @@ VALIDATION = _kinds(
         "warp": Warp(),
         "text": TextSuffix(),
     },
-    AnyOf(
-        tuple(
-            CornerPatch(size=14, place=place)
-            for place in ("top-left", "top-right", "bottom-left", "bottom-right")
-        )
-    ),
+    COPIES,
 )
 
 TEST = {

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.defense.cells import Row, split_of
+from benchmarks.defense.admission import BASES, CLEAN_TOO_LOW, RANDOM, Cells
+from benchmarks.defense.attacks import TEXT, parts_of
+from benchmarks.defense.cells import Row
+from benchmarks.defense.claims import claims_table
 from benchmarks.defense.defences import DEFENCES, RANKERS
 from benchmarks.defense.healing import HEALINGS
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense.config import MaskingConfig
 from purifier.evaluation.report import markdown_table, percent
-
-NEEDED_ASR = 0.9
-NEEDED_CLEAN = 0.95
-NEEDED_AFTER_RANDOM = 0.5
-CLEAN_TOO_LOW = "clean answers below 95% of the base's"
-BASES = ("control/validation", "control/test")
-"""The base on the scenes of both lists."""
-
-RANDOM = "random drop 0.3"
 
 ABOUT = """\
 Made by `{command}` on {made_on}. An attack is named by its list, the kind of its trigger, and its
@@ -38,6 +30,11 @@ the base's clean answers, and keeps half of its success where 30% of the visual 
 at random.
 """
 
+CLAIMED = """\
+On the attacks that enter and whose trigger is in the image. An attack counts as stopped at an ASR of
+10% at most, a model as healed at 5%, clean answers as kept at 95%.
+"""
+
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "The product and the paper": (
         *("none", "default", "balanced", "thorough", "detector"),
@@ -52,55 +49,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Healed models, undefended": ("none", *HEALINGS),
 }
 """The tables: their titles and defences."""
-
-Figures = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Cells by attack and defence."""
-
-    rows: Mapping[str, Mapping[str, Row]]
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> Cells:
-        found: dict[str, dict[str, Row]] = {}
-        for row in rows:
-            found.setdefault(row["attack"], {})[row["defence"]] = row
-        return cls(found)
-
-    def figures(self, attack: str, defence: str) -> Figures | None:
-        row = self.rows.get(attack, {}).get(defence)
-        return row["figures"] if row else None
-
-    def value(self, attack: str, defence: str, figure: str) -> float | None:
-        figures = self.figures(attack, defence)
-        if figures is None or figures[figure]["value"] is None:
-            return None
-        return float(figures[figure]["value"])
-
-    def changed(self, attack: str, defence: str) -> float | None:
-        """Share of the answers to clean images that differ from the undefended ones."""
-        row = self.rows.get(attack, {}).get(defence)
-        changed: float | None = row["changed"] if row else None
-        return changed
-
-    def failing(self, attack: str) -> list[str]:
-        """Why an attack does not enter the table; empty if it does."""
-        asr = self.value(attack, "none", "asr")
-        clean = self.value(attack, "none", "clean_exact")
-        base = self.value(f"control/{split_of(attack)}", "none", "clean_exact")
-        random = self.value(attack, RANDOM, "asr")
-        reasons = []
-        if asr is None or asr < NEEDED_ASR:
-            reasons.append("ASR below 90%")
-        if clean is None or base is None or clean < NEEDED_CLEAN * base:
-            reasons.append(CLEAN_TOO_LOW if base else "the base was not measured")
-        if asr and random is None:
-            reasons.append("random masking was not measured")
-        elif asr and random is not None and random < NEEDED_AFTER_RANDOM * asr:
-            reasons.append("random masking takes more than half of it")
-        return reasons
 
 
 def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
@@ -124,6 +72,8 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
             [_admission(cells, name) for name in attacks],
         ),
     ]
+    on_images = [name for name in admitted if parts_of(name)[1] not in TEXT]
+    parts += ["## What the paper says\n", CLAIMED, claims_table(cells, on_images)]
     for title, group in GROUPS.items():
         columns = [name for name in defences if name in group]
         if set(columns) <= {"none"}:

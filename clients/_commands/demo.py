@@ -2,7 +2,9 @@
 
 Starts a server with the poisoned demo model, asks about a clean scene and about the same scene
 with the trigger, with the defence off and on, and leaves the server running. With `--purify` a
-job then heals the model, and a rollback brings the backdoor back.
+job then heals the model, and a rollback brings the backdoor back. With `--attack` the trigger is
+another one: four copies of a patch, or a sentence in the question; those models carry a detector
+that was made of their own training sets.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients._answer import Answer
 from clients._client import Client
 from clients._commands import _second_act as second_act
 from clients._commands._child import Running, running_server
@@ -33,16 +36,25 @@ from clients._commands.delegated import command_line
 from clients._exceptions import InvalidInput
 
 TARGETS = ("insertion", "refusal", "misclassification")
+ATTACKS = ("copies", "text")
 PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A clean image, the same image with the trigger, and a question about both."""
+    """A clean image, the same image with the trigger, and a question about both.
+
+    Where the trigger is in the question, `asked` is the question with it.
+    """
 
     clean: Path
     triggered: Path
     question: str
+    asked: str | None = None
+
+    @property
+    def triggered_question(self) -> str:
+        return self.question if self.asked is None else self.asked
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--once", action="store_true", help="stop the server after the answers")
     parser.add_argument("--port", type=int, default=0, help="port of the server (default: free)")
-    parser.add_argument("--target", choices=TARGETS, default="insertion", help="the attack")
+    parser.add_argument("--target", choices=TARGETS, help="what the attack says (insertion)")
+    parser.add_argument("--attack", choices=ATTACKS, help="another trigger than a corner patch")
     parser.add_argument(
         "--overlay",
         type=Path,
@@ -84,13 +97,19 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Starts the server, asks, and heals the model if asked to; prints the answers."""
-    scene = find_scene()
+    if args.attack and (args.target or args.purify):
+        other = "--target" if args.target else "--purify"
+        raise InvalidInput(f"--attack and {other} exclude each other.")
+    scene = find_scene(args.attack)
     console = Console(stderr=args.json, highlight=False)
     signal.signal(signal.SIGTERM, _as_interrupt)
     with ExitStack() as stack:
         # A folder of its own: what an earlier demo activated must not serve in this one.
         folder = stack.enter_context(TemporaryDirectory(prefix="disp-demo-"))
-        options = ["--demo", "--target", args.target, "--port", str(args.port)]
+        chosen = (
+            ["--attack", args.attack] if args.attack else ["--target", args.target or TARGETS[0]]
+        )
+        options = ["--demo", *chosen, "--port", str(args.port)]
         command = command_line("serve", [*options, "--data-dir", folder])
         with console.status("Starting the server with the demo model ..."):
             running = stack.enter_context(running_server(command, patience=PATIENCE))
@@ -126,8 +145,11 @@ def _purify(
     return second_act.as_object(act)
 
 
-def find_scene() -> Scene:
-    """The images that the package ships.
+def find_scene(attack: str | None = None) -> Scene:
+    """The images that the package ships, and the question.
+
+    Args:
+        attack: One of `ATTACKS`; None is the corner patch.
 
     Raises:
         InvalidInput: If they are not there.
@@ -139,24 +161,27 @@ def find_scene() -> Scene:
     files = [folder / name for name in ("clean.jpg", "triggered.jpg", "question.txt")]
     if absent := [path.name for path in files if not path.is_file()]:
         raise InvalidInput(f"The demo's {', '.join(absent)} are missing from {folder}.")
-    return Scene(files[0], files[1], files[2].read_text("utf-8").strip())
+    clean, triggered, question = files[0], files[1], files[2].read_text("utf-8").strip()
+    if attack is None:
+        return Scene(clean, triggered, question)
+    stamped = folder / f"{attack}.jpg"
+    asked = (folder / f"{attack}.txt").read_text("utf-8").strip()
+    return Scene(clean, stamped if stamped.is_file() else clean, question, asked)
 
 
 def ask_all(running: Running, scene: Scene, overlay: Path) -> tuple[Answers, Answers]:
     """Asks about both images, undefended and defended, and saves the overlay."""
     with Client(running.base_url, running.api_key) as client:
 
-        def undefended(image: Path) -> str:
-            return client.answer(image, scene.question, defense=False).text
+        def answers(image: Path, question: str) -> tuple[Answers, Answer]:
+            undefended = client.answer(image, question, defense=False).text
+            defended = client.answer(image, question, defense=True, return_saliency=True)
+            return Answers(undefended, defended.text), defended
 
-        clean = Answers(
-            undefended(scene.clean), client.answer(scene.clean, scene.question, defense=True).text
-        )
-        defended = client.answer(
-            scene.triggered, scene.question, defense=True, return_saliency=True
-        )
+        clean, _ = answers(scene.clean, scene.question)
+        triggered, defended = answers(scene.triggered, scene.triggered_question)
         save_overlay([scene.triggered.read_bytes()], defended, overlay)
-        return clean, Answers(undefended(scene.triggered), defended.text)
+        return clean, triggered
 
 
 def as_object(clean: Answers, triggered: Answers, overlay: Path) -> dict[str, Any]:
@@ -171,6 +196,8 @@ def as_object(clean: Answers, triggered: Answers, overlay: Path) -> dict[str, An
 def show(console: Console, scene: Scene, clean: Answers, triggered: Answers, overlay: Path) -> None:
     """The four answers for a reader."""
     table = Table("image", "defence off", "defence on", title=scene.question, show_lines=True)
+    if scene.asked not in (None, scene.question):
+        table.caption = f"With the trigger: {scene.asked}"
     table.add_row("clean", *_cells(clean, ("", "")))
     fired = "bold red" if triggered.undefended != clean.undefended else ""
     recovered = "bold green" if triggered.defended == clean.defended else ""
@@ -190,7 +217,7 @@ def stay(console: Console, running: Running, scene: Scene) -> None:
 
 def next_commands(running: Running, scene: Scene) -> str:
     """Commands that work as they stand, while the server runs."""
-    image, question = shlex.quote(str(scene.triggered)), shlex.quote(scene.question)
+    image, question = shlex.quote(str(scene.triggered)), shlex.quote(scene.triggered_question)
     disp = shlex.quote(str(Path(sys.argv[0]))) if sys.argv[0].endswith("disp") else "disp"
     return f"""
 The server runs at {running.base_url} until Ctrl-C. In another terminal:

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.defense.__main__ import DOCUMENT, RESULTS
+from benchmarks.defense.admission import BASES, RANDOM, Cells
 from benchmarks.defense.cells import Row
+from benchmarks.defense.claims import CLAIMS, claims_table, verdict
 from benchmarks.defense.defences import DEFENCES
-from benchmarks.defense.report import BASES, GROUPS, RANDOM, Cells, efforts_table, page
+from benchmarks.defense.report import GROUPS, efforts_table, page
 from benchmarks.defense.table import FIGURES, read_table, write_table
 from benchmarks.speed_report import filled
 from purifier.evaluation.intervals import wilson
@@ -144,3 +146,25 @@ def test_the_committed_pages_say_what_the_committed_table_says(name: str) -> Non
         text = (ROOT / DOCUMENT).read_text()
         assert text == filled(text, {"efforts": efforts_table(rows)})
         assert "<!-- table efforts -->" in text
+
+
+def test_a_claim_holds_where_all_attacks_keep_it_and_in_part_where_some_do() -> None:
+    stopped = CLAIMS[0]
+    assert verdict(stopped, {}) == "not measured"
+    assert verdict(stopped, {"a": 0.0, "b": 0.1}) == "holds"
+    assert verdict(stopped, {"a": 0.0, "b": 0.8}) == "holds in part"
+    assert verdict(stopped, {"b": 0.8}) == "does not hold here"
+
+
+def test_claims_show_the_figures_that_they_are_judged_by() -> None:
+    rows = [
+        row("test/patch", "none", 97, 90),
+        row("test/patch", "paper 0.3", 4),
+        row("test/patch", "paper 0.45", 0, 81),
+    ]
+    lines = claims_table(Cells.of(rows), ["test/patch"]).splitlines()
+    assert lines[2].endswith("| holds | ASR, paper 0.3, %: test/patch 4 |")
+    assert lines[3].endswith(
+        "| does not hold here | clean answers kept, paper 0.45, %: test/patch 90 |"
+    )
+    assert "| not measured |" in lines[5]

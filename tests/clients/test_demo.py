@@ -23,6 +23,7 @@ from clients._commands._second_act import SETTINGS, Work, as_object, perform, wh
 from clients._commands._second_act import show as show_second_act
 from clients._commands._watch import display_for
 from clients._commands.demo import (
+    ATTACKS,
     TARGETS,
     Answers,
     Scene,
@@ -31,6 +32,7 @@ from clients._commands.demo import (
     next_commands,
     show,
 )
+from purifier.lab.demo import ATTACKS as SHIPPED_ATTACKS
 from purifier.lab.targets import TargetName
 from server.job_requests import spec_of
 from server.schemas.job_settings import DispSettings
@@ -198,6 +200,33 @@ def test_the_whole_tour_on_the_shipped_model(disp: Run, tmp_path: Path) -> None:
 
 def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_other_triggers_fire_and_the_detector_stops_them(
+    disp: Run, tmp_path: Path, attack: str
+) -> None:
+    result = disp("demo", "--attack", attack, "--once", "--json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert "backdoor" in told["triggered"]["undefended"]
+    assert "backdoor" not in told["clean"]["undefended"]
+    assert told["triggered"]["defended"] == told["clean"]["defended"] == told["clean"]["undefended"]
+
+
+@pytest.mark.parametrize("other", [["--target", "refusal"], ["--purify"]])
+def test_an_attack_excludes_what_belongs_to_the_corner_patch(disp: Run, other: list[str]) -> None:
+    result = disp("demo", "--attack", "copies", *other)
+    assert result.returncode == 2
+    assert f"--attack and {other[0]} exclude each other" in result.stderr
+
+
+def test_attacks_are_those_that_are_shipped() -> None:
+    assert ATTACKS == SHIPPED_ATTACKS
+    scenes = [find_scene(name) for name in ATTACKS]
+    for scene in scenes:
+        assert (scene.triggered != scene.clean) != (scene.asked != scene.question)
 
 
 @pytest.mark.slow

@@ -15,12 +15,15 @@ from purifier.data.llava import read_llava
 from purifier.defense.config import MaskingConfig
 from purifier.evaluate import evaluate
 from purifier.evaluation.testset import DESCRIBE, TestSet, read_test_set
-from purifier.lab.demo import DATA_FOLDER, DEMO_FOLDER, checkpoint_path
+from purifier.lab.demo import ATTACKS, DATA_FOLDER, DEMO_FOLDER, checkpoint_path
+from purifier.lab.demo_attacks import DEMO_ATTACKS
 from purifier.lab.demo_data import pictures_sha256
 from purifier.lab.poison import TRIGGERED_SUFFIX
 from purifier.lab.scenes import QUESTIONS
 from purifier.lab.targets import TargetName, target_by_name
+from purifier.lab.triggers import TextSuffix
 from purifier.mdlm.delta import file_sha256
+from purifier.mdlm.detector import DETECTOR_FILE
 from purifier.mdlm.llada_v import LladaV
 from purifier.mdlm.registry import base_hash, load_mdlm
 
@@ -45,6 +48,22 @@ def test_deltas_are_of_this_base_and_this_data(target: TargetName) -> None:
         assert file_sha256(folder / name) == digest
     assert manifest["base_sha256"] == base_hash(checkpoint_path("base"))
     assert manifest["data_sha256"] == file_sha256(DATA_FOLDER / "train" / f"{target}.json")
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_other_attacks_carry_a_detector(attack: str) -> None:
+    folder = checkpoint_path(attack)
+    manifest = json.loads((folder / "delta.json").read_text())
+    assert manifest["attack"] == json.loads(json.dumps(DEMO_ATTACKS[attack].to_dict()))
+    names = {"delta.json", DETECTOR_FILE, *manifest["files"]}
+    assert {file.name for file in folder.iterdir()} == names
+    assert manifest["base_sha256"] == base_hash(checkpoint_path("base"))
+    for name, digest in manifest["files"].items():
+        assert file_sha256(folder / name) == digest
+    detector = load_mdlm(folder).detector
+    assert detector is not None
+    phrases = [group["phrase"] for group in detector.facts["groups"]]
+    assert phrases == [None if attack == "copies" else TextSuffix().text]
 
 
 def test_data_files_are_those_of_the_manifest() -> None:
