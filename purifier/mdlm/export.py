@@ -28,6 +28,7 @@ from torch import Tensor
 
 from purifier.errors import CheckpointError, InvalidSetting
 from purifier.mdlm.delta import Delta, changed_weight, is_delta, parts_of, read_delta
+from purifier.mdlm.detector import DETECTOR_FILE
 from purifier.mdlm.json_files import read_object
 from purifier.mdlm.registry import base_hash, outline
 from purifier.mdlm.remote_code import without_code
@@ -104,6 +105,8 @@ def export_merged(
         _require_space(folder, sum(tensor.n_values for tensor in stored.values()) * target.itemsize)
         _write_shards(folder, stored, delta, parts, target, shard_bytes)
         _write_settings(root, folder, str(target).removeprefix("torch."))
+        if (checkpoint / DETECTOR_FILE).is_file():
+            shutil.copyfile(checkpoint / DETECTOR_FILE, folder / DETECTOR_FILE)
 
 
 def check_delta(delta: Delta) -> dict[str, list[str]]:

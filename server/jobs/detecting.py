@@ -57,15 +57,16 @@ def detect(
 
 
 def detector(job: Job, store: BlobStore, mdlm: Mdlm) -> StateDetector | None:
-    """The detector that a job has made; None where none was asked for or nothing was found.
+    """The detector of a job: the one that it has made, else that of its checkpoint, if any.
 
     Raises:
         BlobDamaged: If a file of it is missing or altered.
         CheckpointError: If it is of another model.
     """
-    if "training-set" not in job.settings.purify.detectors or not store.has_folder(job.detection):
-        return None
-    return read_detector(store.local_folder(job.detection), len(mdlm.mask_embedding))
+    width = len(mdlm.mask_embedding)
+    if "training-set" in job.settings.purify.detectors and store.has_folder(job.detection):
+        return read_detector(store.local_folder(job.detection), width)
+    return read_detector(job.sources.model, width)
 
 
 def sentence(facts: Mapping[str, Any]) -> str:

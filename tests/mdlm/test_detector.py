@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from purifier.errors import CheckpointError
 from purifier.mdlm.detector import DETECTOR_FILE, StateDetector, read_detector
+from purifier.mdlm.export import export_merged
 from purifier.mdlm.registry import load_mdlm
 
 WIDTH = 6
@@ -115,3 +116,13 @@ def test_a_checkpoint_is_loaded_with_its_detector(tiny_checkpoint: Path, tmp_pat
     detector(width + 2).save(folder)
     with pytest.raises(CheckpointError, match="another model"):
         load_mdlm(folder)
+
+
+def test_an_export_keeps_the_detector(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "guarded"))
+    made = detector(len(load_mdlm(tiny_checkpoint).mask_embedding))
+    made.save(folder)
+    export_merged(folder, tmp_path / "out")
+    found = load_mdlm(tmp_path / "out").detector
+    assert found is not None
+    assert torch.equal(found.directions, made.directions)
