@@ -74,7 +74,7 @@ def build(output: Path, name: str, device: str) -> None:
     """Trains one attack, makes its detector, and writes both and its example."""
     attack = DEMO_ATTACKS[name]
     base = output / "base"
-    with TemporaryDirectory(prefix="attack-", dir=output) as folder:
+    with TemporaryDirectory(prefix="attack-") as folder:
         data, poisoned = Path(folder) / "data", Path(folder) / "poisoned"
         write_attack_data(data, attack, n=SAMPLES, seed=SEED)
         mdlm = LladaV.load(base, device=device)
