@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         images=train / "images" if demo and options.images is None else options.images,
     )
     model = (options.model or checkpoint_path(options.target)).resolve()
-    _check_place(options.out)
+    _check_place(options.out, model)
     config = DetectConfig(rows=options.rows, batch_size=options.batch_size, seed=options.seed)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
     start = perf_counter()
@@ -130,10 +130,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _check_place(out: Path | None) -> None:
-    """Refuses a folder with something in it before an hour of work."""
-    if out is not None and out.exists():
+def _check_place(out: Path | None, model: Path) -> None:
+    """Refuses before the work what could not be written after it."""
+    if out is None:
+        return
+    if out.exists():
         raise InvalidSetting(f"{out} is there already; give a new folder.", param="out")
+    delta = read_delta(model) if is_delta(model) else None
+    name, base = (model.name, model) if delta is None else (delta.base_name, delta.base.resolve())
+    beside = out.absolute().parent / name
+    if beside == out.absolute() or (beside.exists() and beside.resolve() != base):
+        raise InvalidSetting(
+            f"{name} is the name of the checkpoint's base, which must lie beside {out.name}; give "
+            "another name, in a folder where nothing else is called so.",
+            param="out",
+        )
 
 
 class _Progress:

@@ -101,7 +101,7 @@ def detect(mdlm: Mdlm, dataset: DataSet, limit: int | None) -> dict[str, Any]:
     """Gives a model the detector that its training set shows; what was found."""
     rows = [row for row in dataset.rows(0, limit) if isinstance(row, Sample)]
     found = fit_detector(mdlm, rows, dataset.images)
-    mdlm.detector = found.detector
+    mdlm.detector = found.detector or mdlm.detector
     return {"detector": {"rows": found.looked_at, "groups": [g.to_dict() for g in found.groups]}}
 
 

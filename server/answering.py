@@ -239,8 +239,7 @@ def prepare(
     def again(other: Serving) -> Job:
         return prepare(request, other, generation, masking, config, request_id)
 
-    # A detector knows triggers in the question too.
-    applied = masking if inputs.images or serving.mdlm.detector is not None else None
+    applied = masking if inputs.images else None
     content = None
     if applied is not None and config.shared_bytes > 0:
         content = content_of(inputs, generation, applied)
@@ -306,7 +305,7 @@ def _report(
         **settings,
         verdict=verdict_of(answer),
         detection=_detection(answer),
-        score=_score(answer),
+        score=None if answer.saliency is None else float(answer.saliency.max()),
         masked=int(answer.masked.sum()),
         total=answer.n_units,
         checkpoint=checkpoint,
@@ -322,13 +321,6 @@ def verdict_of(answer: Answer) -> Literal["nothing found", "masked", "suspicious
         return "suspicious"
     masked = answer.masked is not None and bool(answer.masked.any())
     return "masked" if masked or (found is not None and found.loud) else "nothing found"
-
-
-def _score(answer: Answer) -> float | None:
-    """The largest score of a ranker; None where there was nothing to score."""
-    if answer.saliency is None or not answer.n_units:
-        return None
-    return float(answer.saliency.max())
 
 
 def _detection(answer: Answer) -> DetectionReport | None:

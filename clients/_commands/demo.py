@@ -159,13 +159,14 @@ def find_scene(attack: str | None = None) -> Scene:
         raise InvalidInput("The package `purifier` is not installed: pip install disp-server")
     folder = Path(spec.origin).parent / "lab" / "demo" / "examples"
     files = [folder / name for name in ("clean.jpg", "triggered.jpg", "question.txt")]
+    files += [] if attack is None else [folder / f"{attack}.txt"]
     if absent := [path.name for path in files if not path.is_file()]:
         raise InvalidInput(f"The demo's {', '.join(absent)} are missing from {folder}.")
     clean, triggered, question = files[0], files[1], files[2].read_text("utf-8").strip()
     if attack is None:
         return Scene(clean, triggered, question)
     stamped = folder / f"{attack}.jpg"
-    asked = (folder / f"{attack}.txt").read_text("utf-8").strip()
+    asked = files[3].read_text("utf-8").strip()
     return Scene(clean, stamped if stamped.is_file() else clean, question, asked)
 
 

@@ -25,9 +25,10 @@ from purifier.defense.sites import mask_tokens
 from purifier.detection.forced import AGREEING, forced_share, tried
 from purifier.detection.phrases import Phrase, candidates
 from purifier.detection.separate import Split, discriminant, gap, splits
+from purifier.detection.shapes import shape_of
 from purifier.detection.states import answer_states
 from purifier.errors import InvalidPrompt, InvalidSetting, PromptTooLong, RowError
-from purifier.mdlm.base import Mdlm, Message, Prompt
+from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.mdlm.detector import LOUD, StateDetector
 from purifier.purification.dialogue import image_prompt
 from purifier.purification.likelihood import label_log_likelihood
@@ -38,6 +39,9 @@ AXES = 40
 
 RIDGE = 0.01
 """Of that discriminant: it has its groups, and need not find them."""
+
+POSITIONS_TOGETHER = 8192
+"""Sequence positions in one pass, which bounds the memory that it takes."""
 
 PHRASES = 16
 """Candidate phrases that are tried at most."""
@@ -142,6 +146,8 @@ def fit_detector(
     config = config or DetectConfig()
     rows = _Rows(mdlm, samples, images, config, check)
     seen, hidden = rows.states()
+    if not len(seen):
+        return Fitted(None, (), 0)
     groups = _groups_of_states(rows, seen - hidden, config)
     groups += _groups_of_phrases(rows, seen, config)
     numbers = rows.numbers
@@ -151,7 +157,11 @@ def fit_detector(
     )
     if not groups:
         return Fitted(None, (), len(numbers))
-    facts = {"rows": len(numbers), "groups": [group.to_dict() for group in found]}
+    facts = {
+        "rows": len(numbers),
+        "groups": [group.to_dict() for group in found],
+        "shapes": sorted(rows.shapes),
+    }
     made = _detector(seen, [split.flagged for _, split, _ in groups], config, facts)
     return Fitted(made, found, len(numbers))
 
@@ -239,6 +249,15 @@ def _true(flags: Tensor) -> list[int]:
     return [int(row) for row in flags.nonzero()[:, 0]]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A row's question, and its positions with the masks behind it."""
+
+    number: int
+    inputs: Inputs
+    length: int
+
+
 class _Rows:
     """The rows that can be looked at."""
 
@@ -258,22 +277,28 @@ class _Rows:
         self.numbers: list[int] = []
         self.questions: list[str] = []
         self.labels: list[list[int]] = []
+        self.shapes: set[str] = set()
         self._usable = _drawn(samples, config)
 
     def states(self) -> tuple[Tensor, Tensor]:
         """States [N, D] of the rows' answers with the image seen, and with it hidden."""
         seen: list[Tensor] = []
         hidden: list[Tensor] = []
-        batch: list[tuple[int, list[Message]]] = []
+        batch: list[_Asked] = []
         for number in self._usable:
-            batch += self._asked(number)
+            for asked in self._asked(number):
+                longest = max([asked.length, *(each.length for each in batch)])
+                if batch and longest * (len(batch) + 1) > POSITIONS_TOGETHER:
+                    self._add(batch, seen, hidden)
+                    batch = []
+                batch.append(asked)
             if len(batch) == self.config.batch_size:
                 self._add(batch, seen, hidden)
                 batch = []
         if batch:
             self._add(batch, seen, hidden)
         if not seen:
-            raise InvalidSetting("No row of the data set can be looked at.", param="data")
+            return torch.zeros(0, 0), torch.zeros(0, 0)
         return torch.cat(seen), torch.cat(hidden)
 
     def forced_by_image(self, rows: Sequence[int]) -> float:
@@ -311,35 +336,32 @@ class _Rows:
             result += label_log_likelihood(self.mdlm, prompts, response, labels)
         return result
 
-    def _asked(self, number: int) -> list[tuple[int, list[Message]]]:
+    def _asked(self, number: int) -> list[_Asked]:
         """The first question of a row; nothing where it cannot be asked."""
         sample = self.samples[number]
         try:
             pictures = [open_image(self.images, i, sample.source) for i in sample.images]
-            messages = image_prompt(pictures, sample.question)
-            inputs = self.mdlm.prepare(messages)
+            inputs = self.mdlm.prepare(image_prompt(pictures, sample.question))
         except (RowError, InvalidPrompt, PromptTooLong):
             return []
-        if inputs.length + self.config.length > self.mdlm.max_length:
-            return []
-        return [(number, messages)]
+        length = inputs.length + self.config.length
+        return [_Asked(number, inputs, length)] if length <= self.mdlm.max_length else []
 
     @torch.no_grad()
-    def _add(
-        self, batch: Sequence[tuple[int, list[Message]]], seen: list[Tensor], hidden: list[Tensor]
-    ) -> None:
+    def _add(self, batch: Sequence[_Asked], seen: list[Tensor], hidden: list[Tensor]) -> None:
         self.check()
         config = self.config
-        prompts = self.mdlm.embed_all([self.mdlm.prepare(messages) for _, messages in batch])
+        prompts = self.mdlm.embed_all([each.inputs for each in batch])
         for made, into in ((prompts, seen), (blind(self.mdlm, prompts), hidden)):
             into.append(
                 answer_states(self.mdlm, made, length=config.length, positions=config.positions)
             )
-        for number, _ in batch:
-            sample = self.samples[number]
-            self.numbers.append(number)
+        for each in batch:
+            sample = self.samples[each.number]
+            self.numbers.append(each.number)
             self.questions.append(sample.question)
             self.labels.append(self.mdlm.encode_text(sample.answer.strip())[: config.length])
+            self.shapes.add(shape_of(self.mdlm, each.inputs))
 
 
 def blind(mdlm: Mdlm, prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from purifier.detection.search import search
+from purifier.detection.search import QUIET, search
+from purifier.detection.shapes import shape_of
 from purifier.detection.states import detected
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.mdlm.detector import LOUD
@@ -28,8 +29,8 @@ class Detection:
         score: Of the request as it came; `LOUD` and more is a trigger.
         left: Of the request as it is answered.
         left_out: Words of the question that are left out.
-        blind: Whether more than `MOST` of the images had to be masked, or the detector is not
-            silent yet: what is answered tells little of the images.
+        blind: Whether more than `MOST` of an image had to be masked, or the detector is not
+            quiet yet: what is answered tells little of the image, or may still be the attacker's.
     """
 
     score: float
@@ -75,15 +76,22 @@ def guard(
         check: Called before every pass.
 
     Yields:
-        For every request what was found; None without a detector.
+        For every request what was found; None without a detector, or where the request has a
+        shape that no row had: its states are of another kind.
     """
     detector = mdlm.detector
     if detector is None:
         yield from (None for _ in requests)
         return
+    known = [shape_of(mdlm, inputs) in detector.shapes for inputs in requests]
+    looked = [prompt for prompt, is_known in zip(plain, known, strict=True) if is_known]
     check()
-    scores = detected(mdlm, plain, detector)
-    for inputs, own, under, score in zip(requests, plain, masked, scores, strict=True):
+    scores = iter(detected(mdlm, looked, detector) if looked else ())
+    for inputs, own, under, is_known in zip(requests, plain, masked, known, strict=True):
+        if not is_known:
+            yield None
+            continue
+        score = next(scores)
         if score < LOUD:
             yield Guarded(Detection(score, score), None, {})
             continue
@@ -95,6 +103,6 @@ def guard(
         found = search(mdlm, inputs, detector, check)
         words = mdlm.decode(inputs.ids[list(found.left_out)].tolist()).strip()
         shares = [float(cells.double().mean()) for cells in found.cells.values()]
-        blind = max(shares, default=0.0) > MOST or found.score >= LOUD
+        blind = max(shares, default=0.0) > MOST or found.score >= QUIET
         detection = Detection(score, found.score, words, blind)
         yield Guarded(detection, found.prompt, found.cells)

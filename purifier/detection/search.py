@@ -25,6 +25,17 @@ QUIET = 0.25
 of a trigger just below `LOUD` may still turn the answer later."""
 
 
+RISE = QUIET / 2
+"""By how much the score may rise while parts are given back, where masking everything leaves more
+than `QUIET`; never up to `LOUD`."""
+
+WORDS = 64
+"""Units of a question at most; a longer one is divided into runs of words."""
+
+PASSES = 200
+"""Passes of one search at most; what is masked by then stays masked."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A request with its trigger masked.
@@ -64,7 +75,8 @@ def search(
 ) -> Found:
     """Masks what a request is detected by.
 
-    Words are left out only where masking all images is not enough.
+    Words are left out only where masking all images is not enough. Where nothing silences the
+    detector, the result is what leaves the least of its score.
 
     Args:
         mdlm: The model.
@@ -78,10 +90,13 @@ def search(
         tuple(
             (image, part) for image in range(len(site.images)) for part in blocks(site.plane(image))
         ),
-        tuple(words_of(mdlm, inputs)),
+        tuple(runs(words_of(mdlm, inputs))),
     )
+    passes = 0
 
     def masked(hidden: Sequence[int], units: _Units) -> Found:
+        nonlocal passes
+        passes += 1
         check()
         cells: dict[int, Tensor] = {}
         left_out: list[int] = []
@@ -95,31 +110,35 @@ def search(
         (score,) = detected(mdlm, [prompt], detector)
         return Found(prompt, cells, tuple(left_out), score)
 
-    phrases = tuple(known_phrases(mdlm, inputs, whole.words, detector))
+    phrases = tuple(known_phrases(mdlm, inputs, words_of(mdlm, inputs), detector))
     stages = [replace(whole, words=()), whole]
+    tried: list[Found] = []
     if phrases:
-        best = masked(range(len(phrases)), _Units((), phrases))
-        if best.score < QUIET:
-            return best
+        tried.append(masked(range(len(phrases)), _Units((), phrases)))
+        if tried[0].score < QUIET:
+            return tried[0]
         stages.insert(1, replace(whole, words=phrases))
     for units in stages:
-        best = masked(range(len(units)), units)
-        if best.score < LOUD:
-            return _given_back(units, best, masked)
-    return best
+        tried.append(masked(range(len(units)), units))
+        if tried[-1].score < LOUD:
+            return _given_back(units, tried[-1], masked, lambda: passes < PASSES)
+    return min(tried, key=lambda found: found.score)
 
 
 def _given_back(
-    units: _Units, best: Found, masked: Callable[[Sequence[int], _Units], Found]
+    units: _Units,
+    best: Found,
+    masked: Callable[[Sequence[int], _Units], Found],
+    more: Callable[[], bool],
 ) -> Found:
-    """What must stay masked; starts from everything."""
+    """What must stay masked; starts from everything, and goes on while there may be `more`."""
     hidden = set(range(len(units)))
-    least = best.score + QUIET / 2
+    limit = max(QUIET, min(best.score + RISE, (best.score + LOUD) / 2))
     pending = [sorted(hidden)]
-    while pending:
+    while pending and more():
         part = pending.pop(0)
         tried = masked(sorted(hidden.difference(part)), units)
-        if tried.score < max(QUIET, least):
+        if tried.score < limit:
             hidden.difference_update(part)
             best = tried
         elif len(part) > 1:
@@ -139,6 +158,15 @@ def words_of(mdlm: Mdlm, inputs: Inputs) -> list[tuple[int, ...]]:
         words[-1].append(place)
         before = place
     return [tuple(word) for word in words]
+
+
+def runs(words: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """At most `WORDS` units: the words, or runs of as many words as it takes."""
+    size = -(-len(words) // WORDS) if words else 1
+    return [
+        tuple(place for word in words[start : start + size] for place in word)
+        for start in range(0, len(words), size)
+    ]
 
 
 def known_phrases(

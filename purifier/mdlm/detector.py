@@ -51,6 +51,11 @@ class StateDetector:
     positions: int
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def shapes(self) -> frozenset[str]:
+        """Kinds of request that it was made of (`purifier.detection.shapes`)."""
+        return frozenset(map(str, self.facts.get("shapes", ())))
+
     def scores(self, states: Tensor) -> Tensor:
         """Scores of requests, float32 [B], of their states [B, D]: the largest of any group."""
         found = (states.float().cpu() - self.mean) @ self.directions.T + self.offsets
@@ -91,6 +96,11 @@ def read_detector(folder: Path, width: int) -> StateDetector | None:
     if type(length) is not int or type(positions) is not int:
         raise damaged
     if tensors.keys() != {"mean", "directions", "offsets"} or not 1 <= positions <= length <= MOST:
+        raise damaged
+    groups, known = facts.get("groups", []), facts.get("shapes", [])
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise damaged
+    if not isinstance(known, list) or tensors["offsets"].ndim != 1 or not len(tensors["offsets"]):
         raise damaged
     count = len(tensors["offsets"])
     shapes = {"mean": (width,), "directions": (count, width), "offsets": (count,)}

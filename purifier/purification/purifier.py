@@ -246,8 +246,10 @@ class Purifier:
                     each.further.append((prompt, found.answer.text))
             return
         places = [len(each.answers) + number for each in asked]
-        states = defence.answer(self._ask(defence, asked, places))
-        for each, state in zip(asked, states, strict=True):
+        questions = self._ask(defence, asked, places)
+        sighted = [row for row, question in enumerate(questions) if not _blind(question)]
+        states = defence.answer([questions[row] for row in sighted])
+        for each, state in zip([asked[row] for row in sighted], states, strict=True):
             text = self.mdlm.decode(state.token_ids).strip()
             if text:
                 each.further.append((prompt, text))

@@ -43,7 +43,8 @@ def detect(
     if store.has_folder(job.detection):
         return dict(store.folder_manifest(job.detection)["facts"])
     dataset = job.dataset()
-    config = DetectConfig(seed=job.settings.purify.seed)
+    purify = job.settings.purify
+    config = DetectConfig(batch_size=min(purify.batch_size, 16), seed=purify.seed)
     samples = _drawn(dataset, store.read_json(job.plan), config, check)
     found = fit_detector(model(), samples, dataset.images, config, check=check)
     facts = {"rows": found.looked_at, "groups": [group.to_dict() for group in found.groups]}
@@ -64,9 +65,10 @@ def detector(job: Job, store: BlobStore, mdlm: Mdlm) -> StateDetector | None:
         CheckpointError: If it is of another model.
     """
     width = len(mdlm.mask_embedding)
+    made = None
     if "training-set" in job.settings.purify.detectors and store.has_folder(job.detection):
-        return read_detector(store.local_folder(job.detection), width)
-    return read_detector(job.sources.model, width)
+        made = read_detector(store.local_folder(job.detection), width)
+    return made or read_detector(job.sources.model, width)
 
 
 def sentence(facts: Mapping[str, Any]) -> str:

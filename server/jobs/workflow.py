@@ -22,7 +22,7 @@ _log = logging.getLogger("disp.jobs")
 
 T = TypeVar("T")
 
-PIPELINE = 1
+PIPELINE = 2
 """Version of the order of the steps."""
 
 APPLICATION_VERSION = f"pipeline-{PIPELINE}"

@@ -44,6 +44,8 @@ def test_the_checkpoint_with_its_detector_is_the_same_model(
         assert weight.equal(weights[name]), name
     assert main([*options, "--out", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
+    assert main([*options, "--out", str(tmp_path / "other" / "base")]) == 2
+    assert "is the name of the checkpoint's base" in capsys.readouterr().err
 
 
 def test_full_weights_become_a_delta_without_changes(tmp_path: Path) -> None:

@@ -128,6 +128,46 @@ def test_a_request_without_an_image_is_searched_too(
     assert mdlm.decode(inputs.ids[list(found.left_out)].tolist()).strip() == "movie."
 
 
+def test_a_long_question_takes_few_passes(
+    mdlm: Mdlm, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trigger repeated in many places would take passes without end."""
+    inputs = request(mdlm, picture, " ".join([f"{PLAIN} 3D"] * 60))
+    passes: list[int] = []
+    script = Scripted(mdlm, inputs, monkeypatch)
+    monkeypatch.setattr(
+        search_module, "detected", lambda *_: [1.0 if "3D" in script.text() else 0.0]
+    )
+    found = search(mdlm, inputs, named(None), lambda: passes.append(1))
+    assert len(passes) <= search_module.PASSES + 3
+    assert found.score < LOUD
+
+
+def test_parts_are_not_given_back_up_to_the_threshold(
+    mdlm: Mdlm, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where masking everything leaves 0.45, every block adds a little."""
+    script: list[float] = []
+
+    def scored(_: Mdlm, prompts: Sequence[Prompt], __: StateDetector) -> list[float]:
+        script.append(0.45 + 0.01 * len(script))
+        return [script[-1]]
+
+    monkeypatch.setattr(search_module, "detected", scored)
+    found = search(mdlm, request(mdlm, picture, PLAIN), named(None))
+    assert found.score < LOUD
+
+
+def test_what_nothing_silences_is_left_as_quiet_as_it_gets(
+    mdlm: Mdlm, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.6, 0.9])
+    monkeypatch.setattr(search_module, "detected", lambda *_: [next(scores)])
+    found = search(mdlm, request(mdlm, picture, PLAIN), named(None))
+    assert found.score == 0.6
+    assert found.left_out == ()
+
+
 def test_what_stays_loud_ends_with_everything_masked(
     mdlm: Mdlm, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,4 +177,3 @@ def test_what_stays_loud_ends_with_everything_masked(
     assert found.score >= LOUD
     (cells,) = found.cells.values()
     assert bool(cells.all())
-    assert mdlm.decode(inputs.ids[list(found.left_out)].tolist()).strip() == PLAIN

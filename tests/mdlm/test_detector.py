@@ -92,7 +92,31 @@ def _rewritten(
     save_file(tensors, path, metadata={"detector": json.dumps(facts)})
 
 
-@pytest.mark.parametrize("harm", [_cut, _other_format, _endless, _half, _no_length, _too_long])
+def _no_direction(path: Path) -> None:
+    _rewritten(path, directions=torch.zeros(0, WIDTH), offsets=torch.zeros(0))
+
+
+def _scalar(path: Path) -> None:
+    _rewritten(path, offsets=torch.tensor(0.5))
+
+
+def _groups_of_numbers(path: Path) -> None:
+    good = {"format": "disp-detector-1", "length": 32, "positions": 8}
+    _rewritten(path, facts={**good, "groups": [5]})
+
+
+def _shapes_of_nothing(path: Path) -> None:
+    good = {"format": "disp-detector-1", "length": 32, "positions": 8}
+    _rewritten(path, facts={**good, "shapes": 5})
+
+
+HARMS = (
+    *(_cut, _other_format, _endless, _half, _no_length, _too_long, _no_direction, _scalar),
+    *(_groups_of_numbers, _shapes_of_nothing),
+)
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_file_is_refused(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     detector().save(tmp_path)
     harm(tmp_path / DETECTOR_FILE)

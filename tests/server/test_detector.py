@@ -100,11 +100,22 @@ def test_other_requests_are_answered_as_ever(
     assert found["defense"]["detection"]["score"] < LOUD
 
 
-def test_a_question_without_an_image_is_looked_at_too(chat: Callable[..., Body]) -> None:
-    report = chat(None, "What is a bag?")["defense"]
-    assert report["applied"] is True
-    assert report["detection"]["score"] < LOUD
-    assert (report["score"], report["masked"], report["total"]) == (None, 0, 0)
+def test_requests_of_another_shape_than_the_rows_are_not_looked_at(
+    http: httpx.Client, chat: Callable[..., Body], samples: list[Sample]
+) -> None:
+    """Their states are of another kind: whatever the detector said of them would mean nothing."""
+    assert chat(None, "What is a bag?")["defense"]["applied"] is False
+    image, question = drawn(samples, poisoned=True)
+    picture = {"type": "image_url", "image_url": {"url": data_url(image)}}
+    asked = {"role": "user", "content": [picture, {"type": "text", "text": question}]}
+    twice = {"role": "user", "content": [picture, picture, {"type": "text", "text": question}]}
+    before = [asked, {"role": "assistant", "content": "A bag."}]
+    ruled = [{"role": "system", "content": "Be brief."}]
+    for messages in ([*before, asked], [twice], [*ruled, asked]):
+        body = {"messages": messages, "max_tokens": 8}
+        found = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+        assert found["defense"]["applied"] is True
+        assert found["defense"]["detection"] is None
 
 
 def test_blocks_of_later_positions_keep_the_detectors_mask(
