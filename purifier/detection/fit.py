@@ -29,7 +29,7 @@ from purifier.detection.shapes import shape_of
 from purifier.detection.states import answer_states
 from purifier.errors import InvalidPrompt, InvalidSetting, PromptTooLong, RowError
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
-from purifier.mdlm.detector import LOUD, StateDetector
+from purifier.mdlm.detector import StateDetector
 from purifier.purification.dialogue import image_prompt
 from purifier.purification.likelihood import label_log_likelihood
 from purifier.settings import require_seed, require_whole
@@ -202,15 +202,11 @@ def _groups_of_phrases(rows: _Rows, seen: Tensor, config: DetectConfig) -> list[
         share = rows.forced_by_phrase(phrase)
         if share < AGREEING:
             continue
-        distance = gap(*_along(seen, flagged), flagged)
+        mean, direction = _direction(seen, flagged)
+        distance = gap((seen - mean) @ direction, flagged)
         if distance >= config.gap:
             found.append(("question", Split(flagged, distance), phrase.text))
     return found
-
-
-def _along(seen: Tensor, flagged: Tensor) -> tuple[Tensor]:
-    mean, direction = _direction(seen, flagged)
-    return ((seen - mean) @ direction,)
 
 
 def _direction(seen: Tensor, flagged: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,7 +237,7 @@ def _detector(
         torch.stack(offsets),
         config.length,
         config.positions,
-        {**facts, "loud": LOUD},
+        facts,
     )
 
 

@@ -19,6 +19,9 @@ COMPONENTS = 12
 STARTS = 4
 """Principal components that groups are looked for from."""
 
+STEPS = 100
+"""Steps of two-means at most; it settles in a few."""
+
 ROUNDS = 10
 """Times that rows may change sides."""
 
@@ -79,14 +82,16 @@ def _settled(reduced: Tensor, start: int) -> Split | None:
 def two_means(values: Tensor) -> Tensor:
     """Which values are nearer to the larger of two means, bool [N] (k-means, k = 2)."""
     low, high = values.min(), values.max()
-    while True:
-        upper = (values - low).abs() > (values - high).abs()
+    upper = (values - low).abs() > (values - high).abs()
+    for _ in range(STEPS):
         if not bool(upper.any()) or bool(upper.all()):
-            return upper
-        means = values[~upper].mean(), values[upper].mean()
-        if means == (low, high):
-            return upper
-        low, high = means
+            break
+        low, high = values[~upper].mean(), values[upper].mean()
+        again = (values - low).abs() > (values - high).abs()
+        if torch.equal(again, upper):
+            break
+        upper = again
+    return upper
 
 
 def discriminant(values: Tensor, flagged: Tensor, ridge: float = 0.1) -> Tensor:
