@@ -15,17 +15,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any
 
-from purifier.data.dataset import open_dataset
 from purifier.data.sample import Sample
 from purifier.detection import DETECTOR_FILE, DetectConfig, fit_detector
 from purifier.errors import InvalidSetting, PurifierError
-from purifier.lab.demo import DATA_FOLDER, checkpoint_path
-from purifier.lab.targets import TargetName
-from purifier.mdlm.delta import is_delta, read_delta, write_delta
+from purifier.mdlm.delta import is_delta, root_of, write_delta
 from purifier.mdlm.detector import StateDetector
 from purifier.mdlm.registry import base_hash, checkpoint_id, load_mdlm
+from purifier.purify import add_inputs, inputs_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,15 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Searches the training set, and writes the checkpoint if something was found."""
-    if options.target is None and (options.data is None or options.model is None):
-        raise InvalidSetting("Give DATA and --model, or --target for the shipped demo.")
-    train = DATA_FOLDER / "train"
-    demo = options.target is not None and options.data is None
-    dataset = open_dataset(
-        train / f"{options.target}.json" if demo else options.data,
-        images=train / "images" if demo and options.images is None else options.images,
-    )
-    model = (options.model or checkpoint_path(options.target)).resolve()
+    dataset, given, _ = inputs_of(options)
+    model = given.resolve()
     _check_place(options.out, model)
     config = DetectConfig(rows=options.rows, batch_size=options.batch_size, seed=options.seed)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
@@ -81,11 +72,9 @@ def write_guarded(model: Path, detector: StateDetector, out: Path) -> None:
     Raises:
         CheckpointError: If the checkpoint is refused.
     """
-    delta = read_delta(model) if is_delta(model) else None
-    base = model if delta is None else delta.base.resolve()
-    name = base.name if delta is None else delta.base_name
+    base, name = root_of(model)
     out.mkdir(parents=True)
-    if delta is not None:
+    if is_delta(model):
         for file in sorted(model.iterdir()):
             if file.suffix == ".safetensors" and file.name != DETECTOR_FILE:
                 shutil.copyfile(file, out / file.name)
@@ -93,7 +82,7 @@ def write_guarded(model: Path, detector: StateDetector, out: Path) -> None:
     beside = out.parent / name
     if not beside.exists():
         beside.symlink_to(base, target_is_directory=True)
-    if delta is not None:
+    if is_delta(model):
         shutil.copyfile(model / "delta.json", out / "delta.json")
     else:
         write_delta(
@@ -116,10 +105,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("data", type=Path, nargs="?", metavar="DATA", help="label file or folder")
-    add("--model", type=Path, help="the compromised checkpoint")
-    add("--images", type=Path, help="image folder (default: found beside DATA)")
-    add("--target", choices=get_args(TargetName), help="look at the shipped demo of this target")
+    add_inputs(add)
     add("--out", type=Path, metavar="DIR", help="folder of the checkpoint with its detector")
     add("--rows", type=int, default=defaults.rows, help="rows that are looked at, at most")
     add("--batch-size", type=int, default=defaults.batch_size)
@@ -136,8 +122,7 @@ def _check_place(out: Path | None, model: Path) -> None:
         return
     if out.exists():
         raise InvalidSetting(f"{out} is there already; give a new folder.", param="out")
-    delta = read_delta(model) if is_delta(model) else None
-    name, base = (model.name, model) if delta is None else (delta.base_name, delta.base.resolve())
+    base, name = root_of(model)
     beside = out.absolute().parent / name
     if beside == out.absolute() or (beside.exists() and beside.resolve() != base):
         raise InvalidSetting(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
@@ -57,17 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Purifies as asked: settings, counts, and with `--target` the figures of the labels."""
-    if options.target is None and (options.data is None or options.model is None):
-        raise InvalidSetting("Give DATA and --model, or --target for the shipped demo.")
-    train = DATA_FOLDER / "train"
-    demo = options.target is not None and options.data is None
-    images = train / "images" if demo and options.images is None else options.images
-    dataset = open_dataset(
-        train / f"{options.target}.json" if demo else options.data,
-        images=images,
-        mark_images=options.mark_images,
-    )
-    model = options.model or checkpoint_path(options.target)
+    dataset, model, demo = inputs_of(options)
     config = settings(options)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
     shown = detect(mdlm, dataset, options.limit) if "training-set" in config.detectors else {}
@@ -95,6 +85,39 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "seconds_per_row": round(spent / tally.rows, 3),
     }
     return result | (_demo_figures(options.target, seen) if demo else {})
+
+
+def inputs_of(options: argparse.Namespace) -> tuple[DataSet, Path, bool]:
+    """The data set, the checkpoint, and whether the data are the shipped demo's.
+
+    Raises:
+        InvalidSetting: If the command line does not say which.
+        DataError: If the data set cannot be read.
+    """
+    if options.target is None and (options.data is None or options.model is None):
+        raise InvalidSetting("Give DATA and --model, or --target for the shipped demo.")
+    train = DATA_FOLDER / "train"
+    demo = options.target is not None and options.data is None
+    dataset = open_dataset(
+        train / f"{options.target}.json" if demo else options.data,
+        images=train / "images" if demo and options.images is None else options.images,
+        mark_images=options.mark_images,
+    )
+    return dataset, options.model or checkpoint_path(options.target), demo
+
+
+def add_inputs(add: Callable[..., object]) -> None:
+    """Declares the options that `inputs_of` reads; `add` is a parser's `add_argument`."""
+    add("data", type=Path, nargs="?", metavar="DATA", help="label file or folder")
+    add("--model", type=Path, help="the compromised checkpoint")
+    add("--images", type=Path, help="image folder (default: found beside DATA)")
+    add("--target", choices=get_args(TargetName), help="take the shipped demo of this target")
+    add(
+        "--mark-images",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read a row with one image and no <image> mark as if it began with one",
+    )
 
 
 def detect(mdlm: Mdlm, dataset: DataSet, limit: int | None) -> dict[str, Any]:
@@ -129,10 +152,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("data", type=Path, nargs="?", metavar="DATA", help="label file or folder")
-    add("--model", type=Path, help="the compromised checkpoint")
-    add("--images", type=Path, help="image folder (default: found beside DATA)")
-    add("--target", choices=get_args(TargetName), help="purify the shipped demo of this target")
+    add_inputs(add)
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the result")
     add("--preset", choices=list(PRESETS), default="default")
     add("--policy", choices=get_args(Policy))
@@ -153,12 +173,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=int)
     add("--seed", type=int)
     add("--limit", type=int, help="rows that are read, from the first on (default: all)")
-    add(
-        "--mark-images",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="read a row with one image and no <image> mark as if it began with one",
-    )
     add("--bad-rows", type=float, default=0.01, help="share of unusable rows that is borne")
     add("--device", default="cpu")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")

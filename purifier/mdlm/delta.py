@@ -96,6 +96,18 @@ def read_delta(folder: Path, *, base: Path | None = None) -> Delta:
     return Delta(folder, base, name, str(manifest["base_sha256"]), scale, tensors)
 
 
+def root_of(model: Path) -> tuple[Path, str]:
+    """The folder with the full weights of a checkpoint, and the name that deltas know it by.
+
+    Raises:
+        CheckpointError: If the checkpoint is a delta that is damaged or without its base.
+    """
+    if not is_delta(model):
+        return model.resolve(), model.resolve().name
+    delta = read_delta(model)
+    return delta.base.resolve(), delta.base_name
+
+
 def write_delta(
     folder: Path,
     *,

@@ -17,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from purifier.errors import CheckpointError
 from purifier.evaluation.gate import judge
 from purifier.evaluation.job import EvaluationSpec, evaluate_job
 from purifier.evaluation.job_report import write_report
-from purifier.mdlm.delta import is_delta, read_delta
+from purifier.mdlm.delta import is_delta, root_of
 from purifier.tuning.events import EVENTS_FILE, read_events
 from purifier.tuning.launch import stop
 from purifier.tuning.spec import FinetuneSpec
@@ -147,7 +146,7 @@ def candidate(job: Job, store: BlobStore, scratch: Path) -> Path:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, place / name)
     if is_delta(place):
-        base, name = _base_of(job.sources.model.resolve())
+        base, name = root_of(job.sources.model.resolve())
         (place.parent / name).symlink_to(base, target_is_directory=True)
     return place
 
@@ -219,7 +218,7 @@ def stage(
         parent=parent.id,
         job_id=job.id,
         metrics=evaluation["metrics"],
-        beside=None if base is None else _base_of(job.sources.model.resolve())[0],
+        beside=None if base is None else root_of(job.sources.model.resolve())[0],
     )
     checkpoints.verify(record.id)
     shutil.rmtree(folder.parent)
@@ -350,17 +349,6 @@ def _keep_state_if_possible(job: Job, store: BlobStore, work: Path) -> None:
             "from the last copy.",
             job.id,
         )
-
-
-def _base_of(model: Path) -> tuple[Path, str]:
-    """Folder of the root base, and the name that deltas know it by."""
-    if not is_delta(model):
-        return model, model.name
-    manifest = json.loads((model / "delta.json").read_text(encoding="utf-8"))
-    delta = read_delta(model)
-    if not delta.base.is_dir():
-        raise CheckpointError(f"{model.name}: its base is not there.")
-    return delta.base.resolve(), str(manifest["base"])
 
 
 def _losses(told: list[dict[str, Any]]) -> list[list[float]]:
