@@ -10,7 +10,7 @@ are right, clean data, or another model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,7 @@ def _true(flags: Tensor) -> list[int]:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A row's question, and its positions with the masks behind it."""
+    """A question about a row's images, the row's number, and positions with the masks behind."""
 
     number: int
     inputs: Inputs
@@ -280,18 +280,8 @@ class _Rows:
         """States [N, D] of the rows' answers with the image seen, and with it hidden."""
         seen: list[Tensor] = []
         hidden: list[Tensor] = []
-        batch: list[_Asked] = []
-        for number in self._usable:
-            for asked in self._asked(number):
-                longest = max([asked.length, *(each.length for each in batch)])
-                if batch and longest * (len(batch) + 1) > POSITIONS_TOGETHER:
-                    self._add(batch, seen, hidden)
-                    batch = []
-                batch.append(asked)
-            if len(batch) == self.config.batch_size:
-                self._add(batch, seen, hidden)
-                batch = []
-        if batch:
+        asked = (each for number in self._usable for each in self._asked(number))
+        for batch in self._batches(asked):
             self._add(batch, seen, hidden)
         if not seen:
             return torch.zeros(0, 0), torch.zeros(0, 0)
@@ -315,40 +305,53 @@ class _Rows:
     ) -> list[Tensor]:
         """Log-likelihoods of rows' labels behind a question, the image seen or not."""
         result: list[Tensor] = []
-        size = self.config.batch_size
         response = Response(self.config.length, self.config.length)
-        for start in range(0, len(asked), size):
+        for batch in self._batches(self._prepared(*each) for each in asked):
             self.check()
-            part = asked[start : start + size]
-            inputs = []
-            for row, question in part:
-                sample = self.samples[self.numbers[row]]
-                pictures = [open_image(self.images, i, sample.source) for i in sample.images]
-                inputs.append(self.mdlm.prepare(image_prompt(pictures, question)))
-            prompts = self.mdlm.embed_all(inputs)
+            prompts = self.mdlm.embed_all([each.inputs for each in batch])
             if hidden:
-                prompts = blind(self.mdlm, prompts)
-            labels = [self.labels[row] for row, _ in part]
+                prompts = without_images(self.mdlm, prompts)
+            labels = [self.labels[each.number] for each in batch]
             result += label_log_likelihood(self.mdlm, prompts, response, labels)
         return result
 
+    def _batches(self, asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
+        """Consecutive questions, as many as memory is planned for."""
+        batch: list[_Asked] = []
+        for each in asked:
+            longest = max([each.length, *(other.length for other in batch)])
+            full = len(batch) == self.config.batch_size
+            if batch and (full or longest * (len(batch) + 1) > POSITIONS_TOGETHER):
+                yield batch
+                batch = []
+            batch.append(each)
+        if batch:
+            yield batch
+
+    def _prepared(self, row: int, question: str) -> _Asked:
+        """Another question about the images of a row that was looked at."""
+        return self._question(row, self.samples[self.numbers[row]], question)
+
+    def _question(self, number: int, sample: Sample, question: str) -> _Asked:
+        pictures = [open_image(self.images, image, sample.source) for image in sample.images]
+        inputs = self.mdlm.prepare(image_prompt(pictures, question))
+        return _Asked(number, inputs, inputs.length + self.config.length)
+
     def _asked(self, number: int) -> list[_Asked]:
-        """The first question of a row; nothing where it cannot be asked."""
+        """The first question of a row of the data set; nothing where it cannot be asked."""
         sample = self.samples[number]
         try:
-            pictures = [open_image(self.images, i, sample.source) for i in sample.images]
-            inputs = self.mdlm.prepare(image_prompt(pictures, sample.question))
+            asked = self._question(number, sample, sample.question)
         except (RowError, InvalidPrompt, PromptTooLong):
             return []
-        length = inputs.length + self.config.length
-        return [_Asked(number, inputs, length)] if length <= self.mdlm.max_length else []
+        return [asked] if asked.length <= self.mdlm.max_length else []
 
     @torch.no_grad()
     def _add(self, batch: Sequence[_Asked], seen: list[Tensor], hidden: list[Tensor]) -> None:
         self.check()
         config = self.config
         prompts = self.mdlm.embed_all([each.inputs for each in batch])
-        for made, into in ((prompts, seen), (blind(self.mdlm, prompts), hidden)):
+        for made, into in ((prompts, seen), (without_images(self.mdlm, prompts), hidden)):
             into.append(
                 answer_states(self.mdlm, made, length=config.length, positions=config.positions)
             )
@@ -360,7 +363,7 @@ class _Rows:
             self.shapes.add(shape_of(self.mdlm, each.inputs))
 
 
-def blind(mdlm: Mdlm, prompts: Sequence[Prompt]) -> list[Prompt]:
+def without_images(mdlm: Mdlm, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Requests with every visual token masked."""
     mask = mdlm.mask_embedding.detach()
     return [mask_tokens(p, torch.ones(p.n_visual, dtype=torch.bool), mask) for p in prompts]

@@ -29,14 +29,14 @@ class Detection:
         score: Of the request as it came; `LOUD` and more is a trigger.
         left: Of the request as it is answered.
         left_out: Words of the question that are left out.
-        blind: Whether more than `MOST` of an image had to be masked, or the detector is not
+        suspicious: Whether more than `MOST` of an image had to be masked, or the detector is not
             quiet yet: what is answered tells little of the image, or may still be the attacker's.
     """
 
     score: float
     left: float
     left_out: str = ""
-    blind: bool = False
+    suspicious: bool = False
 
     @property
     def loud(self) -> bool:
@@ -103,6 +103,6 @@ def guard(
         found = search(mdlm, inputs, detector, check)
         words = mdlm.decode(inputs.ids[list(found.left_out)].tolist()).strip()
         shares = [float(cells.double().mean()) for cells in found.cells.values()]
-        blind = max(shares, default=0.0) > MOST or found.score >= QUIET
-        detection = Detection(score, found.score, words, blind)
+        suspicious = max(shares, default=0.0) > MOST or found.score >= QUIET
+        detection = Detection(score, found.score, words, suspicious)
         yield Guarded(detection, found.prompt, found.cells)

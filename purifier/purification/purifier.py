@@ -161,7 +161,7 @@ class Purifier:
                 asked[row].dropped = True
             return
         for row in chosen:
-            if _blind(questions[row]):
+            if _suspicious(questions[row]):
                 asked[row].dropped = True
         chosen = [row for row in chosen if not asked[row].dropped]
         self._answer(
@@ -247,7 +247,7 @@ class Purifier:
             return
         places = [len(each.answers) + number for each in asked]
         questions = self._ask(defence, asked, places)
-        sighted = [row for row, question in enumerate(questions) if not _blind(question)]
+        sighted = [row for row, question in enumerate(questions) if not _suspicious(question)]
         states = defence.answer([questions[row] for row in sighted])
         for each, state in zip([asked[row] for row in sighted], states, strict=True):
             text = self.mdlm.decode(state.token_ids).strip()
@@ -265,6 +265,6 @@ class Purifier:
         return defence.ask(requests, seeds) if requests else []
 
 
-def _blind(question: Asked) -> bool:
+def _suspicious(question: Asked) -> bool:
     found = question.defended.detection
-    return found is not None and found.blind
+    return found is not None and found.suspicious
