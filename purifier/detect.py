@@ -1,9 +1,9 @@
 """Makes a detector: `disp detect DATA --model PATH --out DIR`.
 
-The compromised model looks at its own training set, two passes a row, and DIR becomes the same
-checkpoint with a detector of the rows that a backdoor answers. A server that loads DIR masks what
-the detector answers to, whatever the trigger looks like. Nothing but the data set is needed: no
-clean data, no labels that are right, no other model.
+The compromised model is run over its own training set, two passes a row. DIR becomes the same
+checkpoint with a detector of the rows whose answers a backdoor forces. A server that loads DIR
+masks a request until the detector's score is below its threshold, whatever the trigger looks like.
+Nothing but the data set is needed: no clean data, no correct labels, no other model.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def write_guarded(model: Path, detector: StateDetector, out: Path) -> None:
     """Writes a checkpoint with a detector: a delta on the same base, its weights unchanged.
 
     Args:
-        model: The checkpoint: full weights, or a delta with its base beside it.
+        model: The checkpoint: full weights, or a delta whose base is in the same parent folder.
         detector: Made of its training set.
-        out: A new folder; the base is linked beside it unless one of its name is there.
+        out: A new folder; a link to the base is made in its parent folder unless the base is there.
 
     Raises:
         CheckpointError: If the checkpoint is refused.

@@ -1,4 +1,4 @@
-"""The detector that an attack's own training set shows, made once and kept beside it."""
+"""The detector made of an attack's training set, cached in the attack's folder."""
 
 from __future__ import annotations
 

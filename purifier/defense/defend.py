@@ -106,8 +106,8 @@ def defend(
             `purifier.numeric.seconds`.
         positions_together: Sequence positions of the requests scored together, which bounds
             the memory that gradients take; a longer request goes alone.
-        detect: Whether the model's detector, if it has one, looks at the requests. It knows the
-            start of answers alone, not prompts with a part of an answer behind them.
+        detect: Whether requests are scored by the model's detector, if it has one. It was made of
+            prompts without any part of an answer, so it must be off where one follows.
 
     Raises:
         PurifierError: If the saliency of a request is not finite.
