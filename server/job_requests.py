@@ -19,7 +19,7 @@ from purifier.purify import PRESETS, PurifyConfig
 from purifier.tuning.config import PRESETS as FINETUNE_PRESETS
 from purifier.tuning.config import FinetuneConfig
 from server.errors import InvalidSetting
-from server.jobs.spec import JobSpec
+from server.jobs.spec import ADDED_TO_PURIFY, JobSpec
 from server.schemas.job_settings import DispSettings
 from server.schemas.jobs import JobRequest
 
@@ -82,7 +82,7 @@ def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         spec: `JobSpec` as JSON values.
     """
-    purify = _without_seed(spec["purify"])
+    purify = {**ADDED_TO_PURIFY, **_without_seed(spec["purify"])}
     sections = {name: _without_seed(purify[name]) for name in ("masking", "generation")}
     tuning = {name: _without_seed(spec[name]) for name in ("finetune", "evaluation", "gate")}
     own = {name: {**_ADDED, **spec}[name] for name in _SPEC_FIELDS}

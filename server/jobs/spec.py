@@ -16,6 +16,9 @@ Activation = Literal["auto", "approval", "never"]
 _LONGEST_SHARD = 100_000
 _MAPPINGS = ("purify", "finetune", "evaluation", "gate", "metadata")
 _TEXTS = ("model", "training_file")
+ADDED_TO_PURIFY: Mapping[str, Any] = {"detectors": []}
+"""Settings of `purify` that came after the first version, and their defaults."""
+
 _OPTIONAL_TEXTS = ("validation_file", "suffix")
 
 
@@ -91,6 +94,11 @@ class JobSpec:
         values = self.to_dict()
         if self.mark_images:
             del values["mark_images"]
+        values["purify"] = {
+            name: value
+            for name, value in values["purify"].items()
+            if name not in ADDED_TO_PURIFY or value != ADDED_TO_PURIFY[name]
+        }
         return values
 
     @classmethod

@@ -123,6 +123,7 @@ def test_a_preset_is_changed_by_what_is_given() -> None:
             "activate": "auto",
         },
         {"policy": "certified", "certify": {"window": 0.1, "tries": 0}},
+        {"detectors": ["training-set"]},
     ],
 )
 def test_the_answer_can_be_asked_again(disp: dict[str, Any]) -> None:
@@ -137,6 +138,16 @@ def test_a_job_of_an_older_version_has_marks_added() -> None:
     del older["mark_images"]
     assert settings_of(older)["mark_images"] is True
     assert JobSpec.from_dict(older).mark_images
+
+
+def test_a_job_of_an_older_version_searches_with_no_detector() -> None:
+    """And a repeated request equals it: what is stored leaves the default out."""
+    older = spec().to_stored()
+    assert "detectors" not in older["purify"]
+    assert settings_of(older)["detectors"] == []
+    asked = spec({"detectors": ["training-set"]})
+    assert asked.to_stored()["purify"]["detectors"] == ["training-set"]
+    assert settings_of(asked.to_dict())["detectors"] == ["training-set"]
 
 
 def test_the_attack_of_a_test_set_is_measured_unless_another_is_stated() -> None:
