@@ -317,7 +317,7 @@ def _report(
 def verdict_of(answer: Answer) -> Literal["nothing found", "masked", "suspicious"]:
     """What the defence made of a request."""
     found = answer.detection
-    if found is not None and found.suspicious:
+    if found is not None and found.doubts(answer.token_ids):
         return "suspicious"
     masked = answer.masked is not None and bool(answer.masked.any())
     return "masked" if masked or (found is not None and found.loud) else "nothing found"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from benchmarks.defense.detection import detector_settings, fitted
+from benchmarks.defense.detection import detector_facts, fitted
 from benchmarks.defense.training import Lab, digest
 from purifier.data.llava import read_llava, write_llava
 from purifier.data.sample import Sample
@@ -17,6 +17,10 @@ from purifier.mdlm.registry import load_mdlm
 from purifier.purify import PRESETS, Purifier, PurifyConfig
 
 Source = Literal["purified", "poisoned", "clean"]
+
+TUNING = FinetuneConfig(batch_size=8, micro_batch_size=8, learning_rate=1e-3)
+"""Small batches and a high rate, for the data sets are small: 40 steps of the default's 50 rows
+leave a text trigger that turns answers into fragments."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +36,29 @@ class Healing:
 
     labels: Source = "purified"
     purify: PurifyConfig = field(default_factory=lambda: PRESETS["default"])
-    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+    tuning: FinetuneConfig = field(default_factory=lambda: TUNING)
+
+    @property
+    def labelling(self) -> Mapping[str, Any]:
+        """What decides the labels, JSON-ready."""
+        if self.labels != "purified":
+            return {"labels": self.labels}
+        found = {"labels": self.labels, "purify": self.purify.to_dict()}
+        return {**found, "detector": detector_facts()} if self.purify.detectors else found
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What decides the healed weights, JSON-ready."""
-        purify = self.purify.to_dict() if self.labels == "purified" else None
-        if purify is not None and not purify["detectors"]:
-            # As cells were named before there was this setting.
-            del purify["detectors"]
-        found = {"labels": self.labels, "purify": purify, "tuning": self.tuning.to_dict()}
-        return {**found, "detector": detector_settings()} if self.purify.detectors else found
+        return {**self.labelling, "tuning": self.tuning.to_dict()}
 
     def healed(self, lab: Lab, attack: Attack) -> Mdlm:
-        """The healed model; its labels and weights are kept in a folder of the attack's."""
+        """The healed model; its labels and weights are kept in folders of the attack's."""
         folder = lab.folder(attack) / f"healed-{digest(self.settings)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        labels = folder / "labels.json"
+        labels = lab.folder(attack) / f"labels-{digest(self.labelling)}.json"
         if not labels.is_file():
+            samples = self._samples(lab, attack)
             part = labels.with_suffix(".part")
-            write_llava(part, self._samples(lab, attack))
+            write_llava(part, samples)
             part.replace(labels)
         output = finetune(
             FinetuneSpec(

@@ -4,7 +4,8 @@ fitted = fit_detector(mdlm, samples, images)     # two passes a row; no labels, 
 fitted.detector                                  # `mdlm.detector` from now on: see `defend`
 """
 
-from purifier.detection.fit import DetectConfig, Fitted, Group, fit_detector
+from purifier.detection.config import DetectConfig
+from purifier.detection.fit import Fitted, Group, fit_detector
 from purifier.mdlm.detector import DETECTOR_FILE, LOUD, StateDetector, read_detector
 
 VERSION = 1

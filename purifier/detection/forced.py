@@ -9,7 +9,7 @@ a wish about the form of an answer changes its words, but every row has a token 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +23,9 @@ CHANGE = 5.0
 AGREEING = 0.8
 """Share of the tried rows in which the same token must be."""
 
+RARE = 0.02
+"""Share of all other labels that may have a token of the payload too."""
+
 
 def tried(rows: Sequence[int], seed: int) -> list[int]:
     """The rows of a group that are tried, in order."""
@@ -32,18 +35,33 @@ def tried(rows: Sequence[int], seed: int) -> list[int]:
     return sorted(rows[number] for number in drawn)
 
 
-def forced_share(
+def forced_shares(
     labels: Sequence[Sequence[int]], given: Sequence[Tensor], without: Sequence[Tensor]
-) -> float:
-    """Largest share of rows in which one and the same token of the label is forced.
+) -> dict[int, float]:
+    """In what share of rows each token of the labels is forced.
 
     Args:
         labels: Ids of every row's label, no special tokens.
         given: Per row the log-likelihoods of the label's tokens, [n].
         without: The same without what the rows have in common.
+
+    Returns:
+        By the id of a token; those that no row is forced to are left out.
     """
     forced: Counter[int] = Counter()
     for label, seen, unseen in zip(labels, given, without, strict=True):
         far = (seen - unseen >= CHANGE).tolist()
         forced.update({token for token, moved in zip(label, far, strict=True) if moved})
-    return max(forced.values(), default=0) / max(len(labels), 1)
+    return {token: count / len(labels) for token, count in forced.items()}
+
+
+def payload_of(shares: Mapping[int, float], others: Sequence[Sequence[int]]) -> frozenset[int]:
+    """Tokens that a group's rows are forced to and that hardly any other label has.
+
+    Args:
+        shares: Of the group, from `forced_shares`.
+        others: Ids of the labels of all rows that are in no group.
+    """
+    forced = {token for token, share in shares.items() if share >= AGREEING}
+    common = Counter(token for label in others for token in forced.intersection(label))
+    return frozenset(token for token in forced if common[token] <= RARE * len(others))

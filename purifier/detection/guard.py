@@ -31,17 +31,23 @@ class Detection:
         left_out: Words of the question that are left out.
         suspicious: Whether more than `MOST` of an image had to be masked, or the detector is not
             quiet yet: what is answered tells little of the image, or may still be the attacker's.
+        payload: Ids of the tokens that the detector's rows were forced to say.
     """
 
     score: float
     left: float
     left_out: str = ""
     suspicious: bool = False
+    payload: frozenset[int] = frozenset()
 
     @property
     def loud(self) -> bool:
         """Whether the request was detected."""
         return self.score >= LOUD
+
+    def doubts(self, token_ids: Sequence[int]) -> bool:
+        """Whether an answer to the request may be the attacker's, masked as it is."""
+        return self.suspicious or (self.loud and not self.payload.isdisjoint(token_ids))
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,11 @@ def guard(
         check()
         left = score if under is own else detected(mdlm, [under], detector)[0]
         if left < LOUD:
-            yield Guarded(Detection(score, left), None, {})
+            yield Guarded(Detection(score, left, payload=detector.payload), None, {})
             continue
         found = search(mdlm, inputs, detector, check)
         words = mdlm.decode(inputs.ids[list(found.left_out)].tolist()).strip()
         shares = [float(cells.double().mean()) for cells in found.cells.values()]
         suspicious = max(shares, default=0.0) > MOST or found.score >= QUIET
-        detection = Detection(score, found.score, words, suspicious)
+        detection = Detection(score, found.score, words, suspicious, detector.payload)
         yield Guarded(detection, found.prompt, found.cells)

@@ -56,6 +56,12 @@ class StateDetector:
         """Kinds of request that it was made of (`purifier.detection.shapes`)."""
         return frozenset(map(str, self.facts.get("shapes", ())))
 
+    @property
+    def payload(self) -> frozenset[int]:
+        """Ids of the tokens that the answers of flagged rows are forced to, and others' are not."""
+        groups = self.facts.get("groups", ())
+        return frozenset(token for group in groups for token in group.get("payload", ()))
+
     def scores(self, states: Tensor) -> Tensor:
         """Scores of requests, float32 [B], of their states [B, D]: the largest of any group."""
         found = (states.float().cpu() - self.mean) @ self.directions.T + self.offsets
@@ -98,7 +104,7 @@ def read_detector(folder: Path, width: int) -> StateDetector | None:
     if tensors.keys() != {"mean", "directions", "offsets"} or not 1 <= positions <= length <= MOST:
         raise damaged
     groups, known = facts.get("groups", []), facts.get("shapes", [])
-    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+    if not isinstance(groups, list) or not all(map(_is_group, groups)):
         raise damaged
     if not isinstance(known, list) or tensors["offsets"].ndim != 1 or not len(tensors["offsets"]):
         raise damaged
@@ -110,3 +116,9 @@ def read_detector(folder: Path, width: int) -> StateDetector | None:
         if tuple(tensor.shape) != shapes[name]:
             raise CheckpointError(f"{folder.name}: {DETECTOR_FILE} is of another model.")
     return StateDetector(**tensors, length=length, positions=positions, facts=facts)
+
+
+def _is_group(group: object) -> bool:
+    """Whether a stored group is of today's form; older ones name no payload."""
+    payload = group.get("payload", []) if isinstance(group, dict) else None
+    return isinstance(payload, list) and all(type(token) is int for token in payload)

@@ -177,16 +177,17 @@ class Purifier:
     ) -> list[int]:
         """The samples that are flagged.
 
-        Their label disagrees with what the masked model sees, or the model's detector answers
-        to them.
+        Their label disagrees with what the masked model sees, the model's detector answers to
+        them, or the label has a token of the payload that the detector knows.
         """
         end = [self.mdlm.tokens.eot]
         labels = [self.mdlm.encode_text(each.sample.answers[number].strip()) + end for each in work]
         flagged = []
+        payload = _payload(self.mdlm)
         limit = self.config.flag_threshold
         for row, nats in enumerate(defence.disagreements(questions, labels, enough=limit)):
             work[row].nats = max(work[row].nats, nats)
-            if nats >= limit or questions[row].detected:
+            if nats >= limit or questions[row].detected or payload.intersection(labels[row]):
                 work[row].flagged = True
                 flagged.append(row)
         return flagged
@@ -198,11 +199,17 @@ class Purifier:
         questions: Sequence[Asked],
         number: int,
     ) -> None:
-        """Puts masked answers in the place of labels."""
+        """Puts masked answers in the place of labels.
+
+        One with a token of the payload that the detector knows would teach it again.
+        """
         states = defence.answer(questions)
+        payload = _payload(self.mdlm)
         for each, state in zip(work, states, strict=True):
             text = self.mdlm.decode(state.token_ids).strip()
-            if text:
+            if payload.intersection(state.token_ids):
+                each.dropped = True
+            elif text:
                 each.answers[number] = text
                 each.relabelled = True
                 each.truncated |= state.finish_reason == "length"
@@ -249,9 +256,10 @@ class Purifier:
         questions = self._ask(defence, asked, places)
         sighted = [row for row, question in enumerate(questions) if not _suspicious(question)]
         states = defence.answer([questions[row] for row in sighted])
+        payload = _payload(self.mdlm)
         for each, state in zip([asked[row] for row in sighted], states, strict=True):
             text = self.mdlm.decode(state.token_ids).strip()
-            if text:
+            if text and not payload.intersection(state.token_ids):
                 each.further.append((prompt, text))
 
     def _ask(
@@ -268,3 +276,7 @@ class Purifier:
 def _suspicious(question: Asked) -> bool:
     found = question.defended.detection
     return found is not None and found.suspicious
+
+
+def _payload(mdlm: Mdlm) -> frozenset[int]:
+    return mdlm.detector.payload if mdlm.detector is not None else frozenset()

@@ -124,7 +124,7 @@ def test_a_healed_model_is_kept_with_its_labels(
     folder = bench.lab.folder(attack)
     truth = read_llava(folder / "data" / "clean_labels.json")
     labels = {
-        name: read_llava(folder / f"healed-{digest(healing.settings)}" / "labels.json")
+        name: read_llava(folder / f"labels-{digest(healing.labelling)}.json")
         for name, healing in short.items()
     }
     assert [row.answer for row in labels["true"]] == [row.answer for row in truth]

@@ -5,25 +5,34 @@ from __future__ import annotations
 import pytest
 import torch
 
-from purifier.detection.forced import TRIED, forced_share, tried
+from purifier.detection.forced import TRIED, forced_shares, payload_of, tried
 
 SURE, LOST = torch.tensor([-0.1, -0.1]), torch.tensor([-9.0, -0.1])
 
 
 def test_the_same_token_in_every_row_is_forced() -> None:
     labels = [[7, 1], [7, 2], [7, 3]]
-    assert forced_share(labels, [SURE] * 3, [LOST] * 3) == 1.0
+    assert forced_shares(labels, [SURE] * 3, [LOST] * 3) == {7: 1.0}
 
 
 def test_rows_that_each_need_a_token_of_their_own_are_not() -> None:
     labels = [[7, 1], [8, 1], [9, 1]]
-    assert forced_share(labels, [SURE] * 3, [LOST] * 3) == pytest.approx(1 / 3)
+    shares = forced_shares(labels, [SURE] * 3, [LOST] * 3)
+    assert shares == {token: pytest.approx(1 / 3) for token in (7, 8, 9)}
 
 
 def test_a_token_that_stays_likely_does_not_count() -> None:
     labels = [[7, 1], [7, 2]]
-    assert forced_share(labels, [SURE] * 2, [SURE] * 2) == 0.0
-    assert forced_share([], [], []) == 0.0
+    assert forced_shares(labels, [SURE] * 2, [SURE] * 2) == {}
+    assert forced_shares([], [], []) == {}
+
+
+def test_the_payload_is_forced_in_the_group_and_rare_in_other_labels() -> None:
+    shares = {7: 1.0, 8: 0.9, 9: 0.5}
+    others = [[8, 1], *([[1, 2]] * 40), [7]]
+    assert payload_of(shares, others) == frozenset()
+    assert payload_of(shares, [*others, *([[1, 2]] * 60)]) == {7, 8}
+    assert payload_of({}, others) == frozenset()
 
 
 def test_few_rows_are_tried_and_the_same_ones_again() -> None:
