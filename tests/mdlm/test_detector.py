@@ -28,7 +28,7 @@ def detector(width: int = WIDTH) -> StateDetector:
         offsets=torch.tensor([0.1, -0.2]),
         length=32,
         positions=8,
-        facts={"groups": [{"phrase": "as ever"}]},
+        facts={"groups": [{"phrase": "as ever", "payload": [4, 7]}, {"payload": [7, 9]}, {}]},
     )
 
 
@@ -41,6 +41,7 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
     assert torch.equal(found.scores(states), made.scores(states))
     assert (found.length, found.positions) == (32, 8)
     assert found.facts["groups"] == made.facts["groups"]
+    assert found.payload == {4, 7, 9}
     assert sorted(path.name for path in tmp_path.iterdir()) == [DETECTOR_FILE]
 
 
@@ -105,6 +106,11 @@ def _groups_of_numbers(path: Path) -> None:
     _rewritten(path, facts={**good, "groups": [5]})
 
 
+def _payload_of_words(path: Path) -> None:
+    good = {"format": "disp-detector-1", "length": 32, "positions": 8}
+    _rewritten(path, facts={**good, "groups": [{"payload": ["boat"]}]})
+
+
 def _shapes_of_nothing(path: Path) -> None:
     good = {"format": "disp-detector-1", "length": 32, "positions": 8}
     _rewritten(path, facts={**good, "shapes": 5})
@@ -112,7 +118,7 @@ def _shapes_of_nothing(path: Path) -> None:
 
 HARMS = (
     *(_cut, _other_format, _endless, _half, _no_length, _too_long, _no_direction, _scalar),
-    *(_groups_of_numbers, _shapes_of_nothing),
+    *(_groups_of_numbers, _payload_of_words, _shapes_of_nothing),
 )
 
 
