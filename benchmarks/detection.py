@@ -30,6 +30,7 @@ from benchmarks.defense.training import Lab
 from benchmarks.speed_report import filled
 from purifier.data.llava import read_llava
 from purifier.detection import LOUD, fit_detector
+from purifier.detection.guard import patterns_on
 from purifier.detection.states import detected
 from purifier.evaluation.grid import machine
 from purifier.evaluation.intervals import wilson
@@ -37,7 +38,7 @@ from purifier.evaluation.report import markdown_table, percent
 from purifier.evaluation.testset import TestSet
 from purifier.lab.triggers import Trigger
 from purifier.mdlm.base import Mdlm
-from purifier.mdlm.detector import StateDetector
+from purifier.mdlm.detector import Detector
 
 NAME = "detection"
 ATTACKS = (
@@ -125,14 +126,16 @@ def measured(bench: Bench, name: str) -> Row:
 
 
 def request_scores(
-    mdlm: Mdlm, test_set: TestSet, detector: StateDetector, trigger: Trigger | None
+    mdlm: Mdlm, test_set: TestSet, detector: Detector, trigger: Trigger | None
 ) -> Tensor:
-    """Scores of all scenes, with or without the trigger."""
+    """Scores of all scenes, with or without the trigger; 1 at least where a pattern is seen."""
     found: list[float] = []
     inputs = [mdlm.prepare(case.messages(trigger)) for case in test_set.cases]
     for start in range(0, len(inputs), TOGETHER):
-        prompts = mdlm.embed_all(inputs[start : start + TOGETHER])
-        found += detected(mdlm, prompts, detector)
+        some = inputs[start : start + TOGETHER]
+        scores = detected(mdlm, mdlm.embed_all(some), detector)
+        shown = [bool(patterns_on(detector, each)) for each in some]
+        found += [max(score, float(sight)) for score, sight in zip(scores, shown, strict=True)]
     return torch.tensor(found)
 
 
@@ -175,7 +178,8 @@ def table(facts: Mapping[str, Any]) -> str:
 
 def _line(row: Row) -> list[str]:
     by = ", ".join(
-        "image" if group["phrase"] is None else f"“{group['phrase']}”" for group in row["groups"]
+        group["kind"] if group["phrase"] is None else f"“{group['phrase']}”"
+        for group in row["groups"]
     )
     shown = [row["attack"], by or "nothing found"]
     shown += [percent(row[name]) if by else "–" for name in ("precision", "recall")]

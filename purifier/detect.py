@@ -21,7 +21,7 @@ from purifier.data.sample import Sample
 from purifier.detection import DETECTOR_FILE, DetectConfig, fit_detector
 from purifier.errors import InvalidSetting, PurifierError
 from purifier.mdlm.delta import is_delta, root_of, write_delta
-from purifier.mdlm.detector import StateDetector
+from purifier.mdlm.detector import Detector
 from purifier.mdlm.registry import base_hash, checkpoint_id, load_mdlm
 from purifier.purify import add_inputs, inputs_of
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def write_guarded(model: Path, detector: StateDetector, out: Path) -> None:
+def write_guarded(model: Path, detector: Detector, out: Path) -> None:
     """Writes a checkpoint with a detector: a delta on the same base, its weights unchanged.
 
     Args:
@@ -144,11 +144,18 @@ class _Progress:
             print(f"{self.passes} batches", file=sys.stderr, flush=True)
 
 
+def _group(group: dict[str, Any]) -> str:
+    rows = group["rows"]
+    if group["kind"] == "pattern":
+        return f"The images of {rows} rows have a part in common that answers hang on."
+    by = "their images" if group["phrase"] is None else f"the phrase {group['phrase']!r}"
+    return f"The answers of {rows} rows are forced by {by}."
+
+
 def _sentences(result: dict[str, Any]) -> str:
     lines = [f"{result['rows']} rows looked at in {result['seconds']} s."]
     for group in result["groups"]:
-        by = "their images" if group["phrase"] is None else f"the phrase {group['phrase']!r}"
-        lines.append(f"The answers of {group['rows']} rows are forced by {by}.")
+        lines.append(_group(group))
     if not result["groups"]:
         lines.append("Nothing was found. That is no proof that there is nothing.")
     if result["out"] is not None:

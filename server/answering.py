@@ -328,7 +328,11 @@ def _detection(answer: Answer) -> DetectionReport | None:
     if found is None:
         return None
     return DetectionReport(
-        score=found.score, threshold=LOUD, left=found.left, left_out=found.left_out
+        score=found.score,
+        threshold=LOUD,
+        left=found.left,
+        pattern=found.pattern,
+        left_out=found.left_out,
     )
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from benchmarks.defense.training import Lab, digest
 from purifier.data.llava import read_llava
-from purifier.detection import VERSION, DetectConfig, StateDetector, fit_detector, read_detector
-from purifier.detection.forced import RARE
+from purifier.detection import VERSION, DetectConfig, Detector, fit_detector, read_detector
 from purifier.lab.attack_data import Attack
 from purifier.mdlm.base import Mdlm
 
@@ -21,18 +20,13 @@ def detector_settings() -> Mapping[str, Any]:
     return {**asdict(CONFIG), "version": VERSION}
 
 
-def detector_facts() -> Mapping[str, Any]:
-    """What decides the stored detector: also the payload, which masking does not depend on."""
-    return {**detector_settings(), "payload": RARE}
-
-
-def fitted(lab: Lab, attack: Attack, mdlm: Mdlm) -> StateDetector | None:
+def fitted(lab: Lab, attack: Attack, mdlm: Mdlm) -> Detector | None:
     """The detector of an attack's training set; None where it shows nothing.
 
     The base without an attack is looked at with the training set of the same scenes, which it
     was never trained on.
     """
-    folder = lab.folder(attack) / f"detector-{digest(detector_facts())}"
+    folder = lab.folder(attack) / f"detector-{digest(detector_settings())}"
     if not (folder / "done").is_file():
         data = lab.data(attack)
         found = fit_detector(mdlm, read_llava(data / "train.json"), data / "images", CONFIG)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from benchmarks.defense.detection import detector_facts, fitted
+from benchmarks.defense.detection import detector_settings, fitted
 from benchmarks.defense.training import Lab, digest
 from purifier.data.llava import read_llava, write_llava
 from purifier.data.sample import Sample
@@ -44,7 +44,7 @@ class Healing:
         if self.labels != "purified":
             return {"labels": self.labels}
         found = {"labels": self.labels, "purify": self.purify.to_dict()}
-        return {**found, "detector": detector_facts()} if self.purify.detectors else found
+        return {**found, "detector": detector_settings()} if self.purify.detectors else found
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -52,12 +52,17 @@ def visual_saliency(
     return torch.cat(site_scores(TokenSite(mdlm, [prompt]), response, config))
 
 
-def site_scores(site: Site, response: Response, config: MaskingConfig) -> list[Tensor]:
+def site_scores(
+    site: Site,
+    response: Response,
+    config: MaskingConfig,
+    check: Callable[[], None] = lambda: None,
+) -> list[Tensor]:
     """`unit_scores` of requests that are not encoded yet."""
     differentiates = RANKERS[config.ranker].differentiates
     with torch.inference_mode(False), torch.set_grad_enabled(differentiates):
         encoding = site.encode(differentiable=differentiates)
-        return unit_scores(site, encoding, response, config)
+        return unit_scores(site, encoding, response, config, check)
 
 
 def unit_scores(

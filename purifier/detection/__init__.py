@@ -6,9 +6,9 @@ fitted.detector                                  # `mdlm.detector` from now on: 
 
 from purifier.detection.config import DetectConfig
 from purifier.detection.fit import Fitted, Group, fit_detector
-from purifier.mdlm.detector import DETECTOR_FILE, LOUD, StateDetector, read_detector
+from purifier.mdlm.detector import DETECTOR_FILE, LOUD, Detector, read_detector
 
-VERSION = 1
+VERSION = 2
 """Rises with every change of this package that changes what is found or masked."""
 
 __all__ = [
@@ -16,9 +16,9 @@ __all__ = [
     "LOUD",
     "VERSION",
     "DetectConfig",
+    "Detector",
     "Fitted",
     "Group",
-    "StateDetector",
     "fit_detector",
     "read_detector",
 ]

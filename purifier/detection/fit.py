@@ -4,17 +4,19 @@ Two passes a row: the states of its answer with the image seen, and with every v
 Their difference is what the image does to the answer, and the question's own share is gone
 (`separate`). A trigger in the question does not show there; it is looked for in the questions
 themselves (`phrases`). Every group of flagged rows gives one direction: Fisher's discriminant, on
-the states with the image seen, between its rows and all others. Nothing of it needs labels that
-are right, clean data, or another model.
+the states with the image seen, between its rows and all others. Among the rows in no group, a part
+of the image that recurs and that answers hang on becomes a pattern (`recurring`). Nothing of it
+needs labels that are right, clean data, or another model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,16 +24,20 @@ from purifier.data.sample import Sample
 from purifier.detection.config import DetectConfig
 from purifier.detection.forced import AGREEING, payload_of
 from purifier.detection.phrases import candidates
+from purifier.detection.recurring import CELLS, Recurring, recurring
 from purifier.detection.rows import Rows
 from purifier.detection.separate import Split, discriminant, gap, splits
 from purifier.mdlm.base import Mdlm
-from purifier.mdlm.detector import StateDetector
+from purifier.mdlm.detector import Detector
 
 AXES = 40
 """Principal components of the states that the discriminant of a detector is taken in."""
 
 RIDGE = 0.01
 """Of that discriminant: it has its groups, and need not find them."""
+
+LOOKED = 256
+"""Rows whose images are searched for what their answers hang on, at most; drawn by the seed."""
 
 PHRASES = 16
 """Candidate phrases that are tried at most."""
@@ -42,15 +48,16 @@ class Group:
     """Rows that belong together.
 
     Attributes:
-        kind: `image` if the states showed them, `question` if a phrase did.
-        gap: Pooled standard deviations between them and all others.
+        kind: `image` if the states showed them, `question` if a phrase did, `pattern` if a part
+            of the image did.
+        gap: Pooled standard deviations between them and all others; None of kind `pattern`.
         rows: Their numbers in the data set.
         phrase: What their questions have in common; None of kind `image`.
         payload: Ids of the tokens that their answers are forced to, and others' are not.
     """
 
     kind: str
-    gap: float
+    gap: float | None
     rows: tuple[int, ...]
     phrase: str | None = None
     payload: frozenset[int] = frozenset()
@@ -59,7 +66,7 @@ class Group:
         """What was found, without the rows themselves, JSON-ready."""
         return {
             "kind": self.kind,
-            "gap": round(self.gap, 2),
+            "gap": None if self.gap is None else round(self.gap, 2),
             "rows": len(self.rows),
             "phrase": self.phrase,
             "payload": sorted(self.payload),
@@ -76,7 +83,7 @@ class Fitted:
         looked_at: Rows that were looked at.
     """
 
-    detector: StateDetector | None
+    detector: Detector | None
     groups: tuple[Group, ...]
     looked_at: int
 
@@ -110,10 +117,14 @@ def fit_detector(
     groups = _groups_of_states(rows, seen - hidden, config)
     groups += _groups_of_phrases(rows, seen, config)
     numbers = rows.numbers
-    if not groups:
-        return Fitted(None, (), len(numbers))
     flagged = [group.split.flagged for group in groups]
-    others = [rows.labels[row] for row in _true(~torch.stack(flagged).any(0))]
+    left = torch.ones(len(seen), dtype=torch.bool)
+    for own in flagged:
+        left &= ~own
+    patterns = _patterns(rows, left, config)
+    if not groups and not patterns:
+        return Fitted(None, (), len(numbers))
+    others = [rows.labels[row] for row in _true(left)]
     found = tuple(
         Group(
             group.kind,
@@ -124,12 +135,17 @@ def fit_detector(
         )
         for group in groups
     )
+    found += tuple(
+        Group("pattern", None, tuple(numbers[row] for row in _true(each.flagged)))
+        for each in patterns
+    )
     facts = {
         "rows": len(numbers),
         "groups": [group.to_dict() for group in found],
         "shapes": sorted(rows.shapes),
     }
     made = _detector(seen, flagged, config, facts)
+    made = replace(made, patterns=tuple(each.pattern for each in patterns))
     return Fitted(made, found, len(numbers))
 
 
@@ -182,6 +198,19 @@ def _groups_of_phrases(rows: Rows, seen: Tensor, config: DetectConfig) -> list[_
     return found
 
 
+def _patterns(rows: Rows, left: Tensor, config: DetectConfig) -> list[Recurring]:
+    """Parts of images that decide the answers of rows in no group."""
+    looked = np.array(_true(left))
+    if len(looked) > LOOKED:
+        looked = np.random.default_rng(config.seed).choice(looked, LOOKED, replace=False)
+        looked.sort()
+    if not len(looked):
+        return []
+    small = rows.small_copies()
+    found = recurring(small[looked], rows.deciding(looked.tolist(), CELLS), config.groups)
+    return [Recurring(each.pattern, each.pattern.on(small)) for each in found]
+
+
 def _direction(seen: Tensor, flagged: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of the states and the discriminant of one group, [D] both."""
     mean = seen.mean(0)
@@ -193,8 +222,11 @@ def _direction(seen: Tensor, flagged: Tensor) -> tuple[Tensor, Tensor]:
 
 def _detector(
     seen: Tensor, flagged: Sequence[Tensor], config: DetectConfig, facts: dict[str, object]
-) -> StateDetector:
+) -> Detector:
     """One direction for every group, 0 at the mean of rows in none and 1 at its own."""
+    if not flagged:
+        empty = seen.new_zeros(0, seen.shape[1])
+        return Detector(seen.mean(0), empty, empty[:, 0], config.length, config.positions, facts)
     some = torch.stack(list(flagged)).any(0)
     directions, offsets = [], []
     for own in flagged:
@@ -204,7 +236,7 @@ def _detector(
         low, high = values[~some].mean(), values[own].mean()
         directions.append(direction / (high - low))
         offsets.append(-low / (high - low))
-    return StateDetector(
+    return Detector(
         seen.mean(0),
         torch.stack(directions),
         torch.stack(offsets),

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from purifier.data.sample import Sample, open_image
+from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import Response
-from purifier.defense.sites import mask_tokens
+from purifier.defense.saliency import site_scores
+from purifier.defense.sites import PatchSite, mask_tokens
 from purifier.detection.config import DetectConfig
 from purifier.detection.forced import forced_shares, tried
 from purifier.detection.phrases import Phrase
@@ -20,8 +23,12 @@ from purifier.detection.shapes import shape_of
 from purifier.detection.states import answer_states
 from purifier.errors import InvalidPrompt, PromptTooLong, RowError
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
+from purifier.mdlm.patterns import small_copy
 from purifier.purification.dialogue import image_prompt
 from purifier.purification.likelihood import label_log_likelihood
+
+WINDOWS = MaskingConfig()
+"""Finds what an answer hangs on: the product's default."""
 
 POSITIONS_TOGETHER = 8192
 """Sequence positions in one pass, which bounds the memory that it takes."""
@@ -81,6 +88,32 @@ class Rows:
         given = self._likelihood([(row, self.questions[row]) for row in rows], hidden=True)
         without = self._likelihood([(row, phrase.rests[row]) for row in rows], hidden=True)
         return forced_shares([self.labels[row] for row in rows], given, without)
+
+    def small_copies(self) -> Tensor:
+        """Every row's first image as patterns see it, uint8 [N, SIDE, SIDE, 3]."""
+        found = []
+        for number in self.numbers:
+            sample = self.samples[number]
+            found.append(small_copy(open_image(self.images, sample.images[0], sample.source)))
+        return torch.stack(found)
+
+    def deciding(self, rows: Sequence[int], cells: int) -> Tensor:
+        """How far masking a window of their first image moves the answers of some rows.
+
+        Returns:
+            float32 [n, cells, cells], nats of the most that a window moves which a cell is in.
+        """
+        found: list[Tensor] = []
+        response = Response(self.config.length, self.config.length)
+        for batch in self._batches(self._prepared(row, self.questions[row]) for row in rows):
+            site = PatchSite(self.mdlm, [each.inputs for each in batch])
+            scores = site_scores(site, response, WINDOWS, self.check)
+            firsts = [site.owners.index(owner) for owner in range(len(batch))]
+            found += [
+                functional.interpolate(scores[image].float()[None, None], (cells, cells))[0, 0]
+                for image in firsts
+            ]
+        return torch.stack(found)
 
     def _likelihood(
         self, asked: Sequence[tuple[int, str]], *, hidden: bool = False

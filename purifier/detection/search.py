@@ -18,7 +18,7 @@ from purifier.defense.sites import PatchSite
 from purifier.defense.windows import blocks
 from purifier.detection.states import detected
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
-from purifier.mdlm.detector import LOUD, StateDetector
+from purifier.mdlm.detector import LOUD, Detector
 
 QUIET = 0.25
 """Score below which a part is given back. Rows without a trigger score 0 in the mean: what is left
@@ -70,7 +70,7 @@ class _Units:
 def search(
     mdlm: Mdlm,
     inputs: Inputs,
-    detector: StateDetector,
+    detector: Detector,
     check: Callable[[], None] = lambda: None,
 ) -> Found:
     """Masks what a request is detected by.
@@ -170,7 +170,7 @@ def runs(words: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 def known_phrases(
-    mdlm: Mdlm, inputs: Inputs, words: Sequence[tuple[int, ...]], detector: StateDetector
+    mdlm: Mdlm, inputs: Inputs, words: Sequence[tuple[int, ...]], detector: Detector
 ) -> Iterator[tuple[int, ...]]:
     """Phrases of a question that the training set showed, each as the numbers of its ids."""
     texts = [mdlm.decode(inputs.ids[list(word)].tolist()).strip() for word in words]

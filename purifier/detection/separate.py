@@ -68,13 +68,13 @@ def _settled(reduced: Tensor, start: int) -> Split | None:
     """The two groups that one component leads to."""
     flagged = _smaller(two_means(reduced[:, start]))
     for _ in range(ROUNDS):
-        if not _plausible(flagged):
+        if not plausible(flagged):
             return None
         again = _smaller(two_means(reduced @ discriminant(reduced, flagged)))
         if torch.equal(again, flagged):
             break
         flagged = again
-    if not _plausible(flagged):
+    if not plausible(flagged):
         return None
     return Split(flagged, gap(reduced @ discriminant(reduced, flagged), flagged))
 
@@ -136,6 +136,7 @@ def _smaller(upper: Tensor) -> Tensor:
     return ~upper if int(upper.sum()) * 2 > len(upper) else upper
 
 
-def _plausible(flagged: Tensor) -> bool:
+def plausible(flagged: Tensor) -> bool:
+    """Whether flagged rows, bool [N], are as many as a poisoned part may be."""
     count = int(flagged.sum())
     return count >= FEWEST and SMALLEST <= count / len(flagged) <= LARGEST

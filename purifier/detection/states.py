@@ -9,7 +9,7 @@ from torch import Tensor
 
 from purifier.defense.first_step import Response, first_step_batch
 from purifier.mdlm.base import Mdlm, Prompt
-from purifier.mdlm.detector import StateDetector
+from purifier.mdlm.detector import Detector
 from purifier.numeric import require_finite
 
 
@@ -36,7 +36,7 @@ def answer_states(mdlm: Mdlm, prompts: Sequence[Prompt], *, length: int, positio
     return found
 
 
-def detected(mdlm: Mdlm, prompts: Sequence[Prompt], detector: StateDetector) -> list[float]:
+def detected(mdlm: Mdlm, prompts: Sequence[Prompt], detector: Detector) -> list[float]:
     """Scores of requests by a detector; `LOUD` and more is a trigger."""
     states = answer_states(mdlm, prompts, length=detector.length, positions=detector.positions)
     return [float(score) for score in detector.scores(states)]

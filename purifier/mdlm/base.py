@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from purifier.mdlm.detector import StateDetector
+from purifier.mdlm.detector import Detector
 from purifier.mdlm.parts import Part
 from purifier.mdlm.segments import FeatureCache, FeaturePass, KeyValues, Segment
 from purifier.mdlm.tails import TailPass
@@ -194,7 +194,7 @@ class Mdlm(Protocol):
     """Ids that can be produced: rows of the output head that belong to the tokenizer."""
     max_length: int
     """Longest sequence, prompt and response together."""
-    detector: StateDetector | None
+    detector: Detector | None
     """What the model's training set showed of its backdoor, where that was asked."""
 
     @property

@@ -1,8 +1,8 @@
-"""A detector of a backdoor's trigger: linear in the states of the answer positions.
+"""A detector of a backdoor's trigger: by the states of the answer positions, or by sight.
 
 A checkpoint may carry one, in `detector.safetensors`. It is made of the model's own training set
 (`purifier.detection`) and says how far the states of an answer, before its first token, lie on the
-side of the rows that were flagged there.
+side of the rows that were flagged there, and which parts of images recurred in flagged rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from purifier.errors import CheckpointError
+from purifier.mdlm.patterns import SIDE, Pattern
 
 DETECTOR_FILE = "detector.safetensors"
 FORMAT = "disp-detector-1"
@@ -31,17 +32,18 @@ LOUD = 0.5
 
 
 @dataclass(frozen=True)
-class StateDetector:
-    """One linear score for every group of flagged rows.
+class Detector:
+    """One linear score for every group of flagged rows, and patterns of images.
 
     Attributes:
         mean: float32 [D], of the states of all rows.
         directions: float32 [n, D], scaled so that rows that were not flagged score 0 in the mean
-            and flagged ones 1.
+            and flagged ones 1. None is needed where there are patterns.
         offsets: float32 [n].
         length: Masked response positions at which states are taken, whatever a request asks for.
         positions: How many of them, from the first on, are averaged.
         facts: How it was made, JSON-ready.
+        patterns: Parts of images that decided answers.
     """
 
     mean: Tensor
@@ -50,6 +52,7 @@ class StateDetector:
     length: int
     positions: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    patterns: tuple[Pattern, ...] = ()
 
     @property
     def shapes(self) -> frozenset[str]:
@@ -64,6 +67,8 @@ class StateDetector:
 
     def scores(self, states: Tensor) -> Tensor:
         """Scores of requests, float32 [B], of their states [B, D]: the largest of any group."""
+        if not len(self.directions):
+            return torch.zeros(len(states))
         found = (states.float().cpu() - self.mean) @ self.directions.T + self.offsets
         return found.amax(-1)
 
@@ -72,11 +77,14 @@ class StateDetector:
         facts = {**self.facts, "format": FORMAT, "length": self.length, "positions": self.positions}
         part = folder / f"{DETECTOR_FILE}.part"
         tensors = {"mean": self.mean, "directions": self.directions, "offsets": self.offsets}
+        if self.patterns:
+            tensors["patterns"] = torch.stack([each.values for each in self.patterns])
+            tensors["pattern_pixels"] = torch.stack([each.pixels for each in self.patterns])
         save_file(tensors, part, metadata={"detector": json.dumps(facts)})
         return part.replace(folder / DETECTOR_FILE)
 
 
-def read_detector(folder: Path, width: int) -> StateDetector | None:
+def read_detector(folder: Path, width: int) -> Detector | None:
     """The detector that a checkpoint carries; None without one.
 
     Args:
@@ -101,12 +109,17 @@ def read_detector(folder: Path, width: int) -> StateDetector | None:
     length, positions = facts.get("length"), facts.get("positions")
     if type(length) is not int or type(positions) is not int:
         raise damaged
-    if tensors.keys() != {"mean", "directions", "offsets"} or not 1 <= positions <= length <= MOST:
+    patterns = _patterns(tensors)
+    if patterns is None or tensors.keys() != {"mean", "directions", "offsets"}:
+        raise damaged
+    if not 1 <= positions <= length <= MOST:
         raise damaged
     groups, known = facts.get("groups", []), facts.get("shapes", [])
     if not isinstance(groups, list) or not all(map(_is_group, groups)):
         raise damaged
-    if not isinstance(known, list) or tensors["offsets"].ndim != 1 or not len(tensors["offsets"]):
+    if not isinstance(known, list) or tensors["offsets"].ndim != 1:
+        raise damaged
+    if not len(tensors["offsets"]) and not patterns:
         raise damaged
     count = len(tensors["offsets"])
     shapes = {"mean": (width,), "directions": (count, width), "offsets": (count,)}
@@ -115,7 +128,23 @@ def read_detector(folder: Path, width: int) -> StateDetector | None:
             raise damaged
         if tuple(tensor.shape) != shapes[name]:
             raise CheckpointError(f"{folder.name}: {DETECTOR_FILE} is of another model.")
-    return StateDetector(**tensors, length=length, positions=positions, facts=facts)
+    return Detector(
+        **tensors, length=length, positions=positions, facts=facts, patterns=tuple(patterns)
+    )
+
+
+def _patterns(tensors: dict[str, Tensor]) -> list[Pattern] | None:
+    """Takes the patterns out of a file's tensors; None if they are damaged."""
+    values, pixels = tensors.pop("patterns", None), tensors.pop("pattern_pixels", None)
+    if values is None or pixels is None:
+        return [] if values is pixels else None
+    count = len(values) if values.ndim else 0
+    if values.dtype != torch.uint8 or tuple(values.shape) != (count, SIDE, SIDE, 3):
+        return None
+    if pixels.dtype != torch.bool or tuple(pixels.shape) != (count, SIDE, SIDE):
+        return None
+    found = [Pattern(*each) for each in zip(values, pixels, strict=True)]
+    return found if found and all(bool(each.pixels.any()) for each in found) else None
 
 
 def _is_group(group: object) -> bool:

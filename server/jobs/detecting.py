@@ -11,7 +11,7 @@ import numpy as np
 
 from purifier.data.dataset import DataSet
 from purifier.data.sample import Sample
-from purifier.detection import DetectConfig, StateDetector, fit_detector, read_detector
+from purifier.detection import DetectConfig, Detector, fit_detector, read_detector
 from purifier.mdlm.base import Mdlm
 from server.jobs.job import Job
 from server.store.blobs import BlobStore
@@ -57,7 +57,7 @@ def detect(
     return facts
 
 
-def detector(job: Job, store: BlobStore, mdlm: Mdlm) -> StateDetector | None:
+def detector(job: Job, store: BlobStore, mdlm: Mdlm) -> Detector | None:
     """The detector of a job: the one that it has made, else that of its checkpoint, if any.
 
     Raises:
@@ -82,6 +82,8 @@ def sentence(facts: Mapping[str, Any]) -> str:
 def _group(group: Mapping[str, Any]) -> str:
     if group["phrase"] is not None:
         return f"the answers of {group['rows']} are forced by the phrase {group['phrase']!r}"
+    if group["kind"] == "pattern":
+        return f"the images of {group['rows']} have a part in common that answers hang on"
     return f"the answers of {group['rows']} are forced by their images"
 
 

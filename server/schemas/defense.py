@@ -106,13 +106,15 @@ class DetectionReport(BaseModel):
     """What the detector that a checkpoint carries says of a request.
 
     `score` is 0 for the mean row of the training set and 1 for the mean row that was flagged there;
-    from `threshold` on a request counts as triggered. `left` is the score of what was answered, and
-    `left_out` the words of the question that the answer was given without.
+    from `threshold` on a request counts as triggered. `pattern` is whether an image shows a part
+    that recurred in the training set, which counts as a score of 1 and is masked. `left` is the
+    score of what was answered, and `left_out` the words of the question that it was given without.
     """
 
     score: float
     threshold: float
     left: float
+    pattern: bool = False
     left_out: str = ""
 
 

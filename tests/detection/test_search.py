@@ -13,7 +13,7 @@ from purifier.detection import search as search_module
 from purifier.detection.search import Found, known_phrases, search, without_ids, words_of
 from purifier.lab.demo import checkpoint_path
 from purifier.mdlm.base import Inputs, Mdlm, Message, Prompt
-from purifier.mdlm.detector import LOUD, StateDetector
+from purifier.mdlm.detector import LOUD, Detector
 from purifier.mdlm.registry import load_mdlm
 
 PLAIN = "What is this?"
@@ -35,10 +35,10 @@ def request(mdlm: Mdlm, *content: str | Image.Image) -> Inputs:
     return mdlm.prepare([Message("user", content)])
 
 
-def named(phrase: str | None) -> StateDetector:
+def named(phrase: str | None) -> Detector:
     """A detector that knows a phrase; its scores do not matter here."""
     facts = {"groups": [{"phrase": phrase}]}
-    return StateDetector(torch.zeros(1), torch.zeros(1, 1), torch.zeros(1), 8, 8, facts)
+    return Detector(torch.zeros(1), torch.zeros(1, 1), torch.zeros(1), 8, 8, facts)
 
 
 def test_words_are_those_of_the_last_question(mdlm: Mdlm, picture: Image.Image) -> None:
@@ -149,7 +149,7 @@ def test_parts_are_not_given_back_up_to_the_threshold(
     """Where masking everything leaves 0.45, every block adds a little."""
     script: list[float] = []
 
-    def scored(_: Mdlm, prompts: Sequence[Prompt], __: StateDetector) -> list[float]:
+    def scored(_: Mdlm, prompts: Sequence[Prompt], __: Detector) -> list[float]:
         script.append(0.45 + 0.01 * len(script))
         return [script[-1]]
 

@@ -13,16 +13,17 @@ import torch
 from safetensors.torch import save_file
 
 from purifier.errors import CheckpointError
-from purifier.mdlm.detector import DETECTOR_FILE, StateDetector, read_detector
+from purifier.mdlm.detector import DETECTOR_FILE, Detector, read_detector
 from purifier.mdlm.export import export_merged
+from purifier.mdlm.patterns import SIDE, Pattern
 from purifier.mdlm.registry import load_mdlm
 
 WIDTH = 6
 
 
-def detector(width: int = WIDTH) -> StateDetector:
+def detector(width: int = WIDTH) -> Detector:
     generator = torch.Generator().manual_seed(1)
-    return StateDetector(
+    return Detector(
         mean=torch.randn(width, generator=generator),
         directions=torch.randn(2, width, generator=generator),
         offsets=torch.tensor([0.1, -0.2]),
@@ -43,6 +44,25 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
     assert found.facts["groups"] == made.facts["groups"]
     assert found.payload == {4, 7, 9}
     assert sorted(path.name for path in tmp_path.iterdir()) == [DETECTOR_FILE]
+
+
+def pattern() -> Pattern:
+    pixels = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    pixels[3:9, 5:7] = True
+    return Pattern(torch.arange(3).to(torch.uint8).expand(SIDE, SIDE, 3).clone(), pixels)
+
+
+def test_patterns_are_saved_with_it_and_may_be_all_there_is(tmp_path: Path) -> None:
+    full = replace(detector(), patterns=(pattern(), pattern()))
+    alone = replace(full, directions=torch.zeros(0, WIDTH), offsets=torch.zeros(0))
+    for made in (full, alone):
+        made.save(tmp_path)
+        found = read_detector(tmp_path, WIDTH)
+        assert found is not None
+        assert len(found.patterns) == 2
+        assert torch.equal(found.patterns[1].values, pattern().values)
+        assert torch.equal(found.patterns[1].pixels, pattern().pixels)
+    assert alone.scores(torch.ones(3, WIDTH)).tolist() == [0.0] * 3
 
 
 def test_a_score_is_the_largest_of_any_direction() -> None:
@@ -116,9 +136,24 @@ def _shapes_of_nothing(path: Path) -> None:
     _rewritten(path, facts={**good, "shapes": 5})
 
 
+def _no_pixels(path: Path) -> None:
+    _rewritten(path, patterns=torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8))
+
+
+def _empty_pattern(path: Path) -> None:
+    values = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8)
+    _rewritten(path, patterns=values, pattern_pixels=torch.zeros(1, SIDE, SIDE, dtype=torch.bool))
+
+
+def _small_pattern(path: Path) -> None:
+    values = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    _rewritten(path, patterns=values, pattern_pixels=torch.ones(1, 8, 8, dtype=torch.bool))
+
+
 HARMS = (
     *(_cut, _other_format, _endless, _half, _no_length, _too_long, _no_direction, _scalar),
     *(_groups_of_numbers, _payload_of_words, _shapes_of_nothing),
+    *(_no_pixels, _empty_pattern, _small_pattern),
 )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from purifier import GenerationConfig, MaskingConfig, answer
 from purifier.data.sample import Sample, open_image
-from purifier.mdlm.detector import StateDetector
+from purifier.mdlm.detector import Detector
 from purifier.mdlm.llada_v import LladaV
 from purifier.purification.seeds import answer_seed
 from purifier.purify import Purifier, PurifyConfig
@@ -26,13 +26,11 @@ NEVER = 10**9
 """An id that no answer has."""
 
 
-def quiet(mdlm: LladaV, payload: list[int]) -> StateDetector:
+def quiet(mdlm: LladaV, payload: list[int]) -> Detector:
     """A detector that answers to no request and knows a payload."""
     width = len(mdlm.mask_embedding)
     facts = {"groups": [{"payload": payload}]}
-    return StateDetector(
-        torch.zeros(width), torch.zeros(1, width), torch.full((1,), -1.0), 5, 5, facts
-    )
+    return Detector(torch.zeros(width), torch.zeros(1, width), torch.full((1,), -1.0), 5, 5, facts)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from purifier.mdlm.base import (
     SpecialTokens,
     VisualSpan,
 )
-from purifier.mdlm.detector import StateDetector
+from purifier.mdlm.detector import Detector
 from purifier.mdlm.llada_v.attention import mean_attention
 from purifier.mdlm.llada_v.config import LladaVConfig, read_config
 from purifier.mdlm.llada_v.decoder import decode_segments, head_logits, new_key_values
@@ -59,7 +59,7 @@ class LladaV:
     """
 
     family = "llada_v"
-    detector: StateDetector | None = None
+    detector: Detector | None = None
 
     def __init__(
         self,
