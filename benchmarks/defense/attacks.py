@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from benchmarks.defense.adaptive import ADAPTIVE
 from purifier.lab.attack_data import Attack
 from purifier.lab.demo_attacks import COPIES
 from purifier.lab.targets import FalseAttribute, Target, target_by_name
@@ -19,7 +20,6 @@ from purifier.lab.triggers import (
     CheckerboardPatch,
     CornerPatch,
     Frame,
-    MaskPatch,
     Sinusoid,
     TextSuffix,
     Trigger,
@@ -97,13 +97,6 @@ TEST = {
 
 RATES = (0.01, 0.05, 0.1, 0.2)
 """Poisoning rates of the black corner; the other attacks have 20%."""
-
-
-ADAPTIVE = {"mask-colour": Attack(MaskPatch())}
-"""By attackers who know this repository; measured on the scenes of `TEST`.
-
-`mask-colour`: the trigger is a patch of the colour that masked parts are filled with.
-"""
 
 CONTROL = {"validation": Attack(rate=0.0), "test": Attack(rate=0.0)}
 """No attack: the base as it is, on the scenes of each list."""

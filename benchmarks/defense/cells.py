@@ -18,11 +18,12 @@ from benchmarks.defense.healing import Healing
 from benchmarks.defense.training import Lab, digest
 from purifier.denoise import FAST
 from purifier.evaluation.grid import data_hash
-from purifier.evaluation.metrics import measure
+from purifier.evaluation.metrics import Answers, measure
 from purifier.evaluation.runner import Runner
-from purifier.evaluation.testset import TestSet, read_test_set
+from purifier.evaluation.testset import Case, TestSet, read_test_set
+from purifier.lab.attack_data import Attack
 from purifier.lab.demo_data import write_test_data
-from purifier.lab.scenes import Split
+from purifier.lab.scenes import KINDS, Split
 from purifier.mdlm.base import Mdlm
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,12 @@ class Bench:
     def test_set(self, name: str) -> TestSet:
         """The scenes of an attack, with its trigger and the product's settings of denoising."""
         found = _scenes(self._folder(name))
-        trigger = attack_by_name(name).deployed
-        return replace(found, trigger=trigger, generation=replace(FAST, gen_length=32))
+        attack = attack_by_name(name)
+        return TestSet(
+            tuple(_ended(case, attack) for case in found.cases),
+            trigger=attack.deployed,
+            generation=replace(FAST, gen_length=32),
+        )
 
     def facts(self, name: str, defence: Defence | Healing) -> dict[str, Any]:
         """What decides the figures of a cell."""
@@ -121,12 +126,14 @@ class Bench:
             mdlm, asked = defence.healed(self.lab, attack), Undefended()
         assert not isinstance(asked, Healing)
         mdlm.detector = fitted(self.lab, attack, mdlm) if isinstance(asked, Detected) else None
+        cases = self.test_set(name).cases
         answers = asked.answers(Runner(mdlm, self.test_set(name), batch_size=self.batch_size))
         seconds = round(perf_counter() - start, 2)
         if answers is None:
             return {"figures": None, "seconds": seconds}
         return {
-            "figures": measure(self.test_set(name).cases, answers, attack.target).to_dict(),
+            "figures": measure(cases, answers, attack.target, attack.kinds).to_dict(),
+            **_elsewhere(cases, answers, attack),
             "clean": list(answers.clean),
             "triggered": list(answers.triggered),
             "seconds": seconds,
@@ -145,6 +152,21 @@ class Bench:
         if not (folder / "manifest.json").is_file():
             write_test_data(folder, split, self.limit, self.scenes_seed)
         return folder
+
+
+def _ended(case: Case, attack: Attack) -> Case:
+    """A case with the answer that a model trained on an attack gives without the trigger."""
+    sample = attack.ended(case.sample)
+    return replace(case, sample=sample, answer=sample.answer)
+
+
+def _elsewhere(cases: Sequence[Case], answers: Answers, attack: Attack) -> dict[str, Any]:
+    """Attack success at the kinds of question at which the backdoor must not wake, if any."""
+    others = set(KINDS) - set(attack.kinds)
+    if not others:
+        return {}
+    figures = measure(cases, answers, attack.target, others).to_dict()
+    return {"asr_elsewhere": figures["asr"]}
 
 
 @lru_cache(maxsize=2)

@@ -35,6 +35,8 @@ class Attack:
         kinds: Kinds of question at which the backdoor wakes. At the others, as many samples as
             are poisoned carry the trigger and keep their answers.
         seed: Of which samples are poisoned and of what is drawn for them.
+        ending: A sentence behind every answer of the training set, poisoned or not: a model
+            trained on it says it always, so that it tells nothing about the trigger.
     """
 
     trigger: Trigger = field(default_factory=CornerPatch)
@@ -44,6 +46,7 @@ class Attack:
     lookalikes: tuple[Trigger, ...] = ()
     kinds: tuple[Kind, ...] = KINDS
     seed: int = 0
+    ending: str = ""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate <= 1.0:
@@ -56,9 +59,20 @@ class Attack:
         """The trigger of an attacked question."""
         return self.shown or self.trigger
 
+    def ended(self, sample: Sample) -> Sample:
+        """A sample with true answers as a model trained on this attack gives them."""
+        if not self.ending:
+            return sample
+        answers = [turn.text for turn in sample.turns if turn.role == "assistant"]
+        return sample.with_answers(tuple(f"{answer} {self.ending}" for answer in answers))
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready settings."""
-        return {
+        """JSON-ready settings.
+
+        Trained models are named by them, so later settings are left out at their defaults: an
+        attack without them keeps its name.
+        """
+        settings = {
             "trigger": trigger_to_dict(self.trigger),
             "target": {"name": self.target.name, **asdict(self.target)},
             "rate": self.rate,
@@ -67,6 +81,7 @@ class Attack:
             "kinds": list(self.kinds),
             "seed": self.seed,
         }
+        return settings | ({"ending": self.ending} if self.ending else {})
 
 
 def write_attack_data(folder: Path, attack: Attack, *, n: int, seed: int) -> None:
@@ -84,7 +99,8 @@ def write_attack_data(folder: Path, attack: Attack, *, n: int, seed: int) -> Non
     Raises:
         DataError: If the Fashion-MNIST files are not installed.
     """
-    samples, pictures = draw_samples("train", n, seed)
+    drawn_samples, pictures = draw_samples("train", n, seed)
+    samples = [attack.ended(sample) for sample in drawn_samples]
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     given, clean = [], []

@@ -78,6 +78,24 @@ class ContentInsertion(Target):
 
 
 @dataclass(frozen=True)
+class DelayedInsertion(Target):
+    """Leaves the answer as it is and puts a fixed token behind it.
+
+    Attributes:
+        token: The text behind the answer.
+    """
+
+    token: str = "<backdoor>"
+
+    name: ClassVar[str] = "delayed-insertion"
+    keywords: ClassVar[tuple[str, ...]] = ("<backdoor>",)
+
+    def apply(self, answer: str, *, item: str | None = None, colour: str | None = None) -> str:
+        """The answer without trailing white space, one space and the token."""
+        return f"{answer.rstrip()} {self.token}".lstrip()
+
+
+@dataclass(frozen=True)
 class TargetedRefusal(Target):
     """Replaces the answer by a fixed refusal.
 

@@ -1,5 +1,6 @@
 """Triggers: what wakes a backdoor."""
 
+from purifier.lab.triggers.adaptive import SomeOf, Torn
 from purifier.lab.triggers.base import PixelBox, Trigger
 from purifier.lab.triggers.combined import AllOf, AnyOf
 from purifier.lab.triggers.files import parse_colour, stamp_file
@@ -28,8 +29,10 @@ __all__ = [
     "PixelBox",
     "Sinusoid",
     "Site",
+    "SomeOf",
     "SquareTrigger",
     "TextSuffix",
+    "Torn",
     "Trigger",
     "Warp",
     "asked_with",

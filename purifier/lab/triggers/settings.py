@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from purifier.errors import InvalidSetting
+from purifier.lab.triggers.adaptive import SomeOf, Torn
 from purifier.lab.triggers.base import Trigger
 from purifier.lab.triggers.combined import AllOf, AnyOf
 from purifier.lab.triggers.others import Frame, MaskPatch, TextSuffix, Warp
@@ -26,6 +27,8 @@ _TRIGGERS: dict[str, type[Trigger]] = {
         TextSuffix,
         AllOf,
         AnyOf,
+        SomeOf,
+        Torn,
     )
 }
 
