@@ -6,7 +6,9 @@ Attacks, scenes and detectors are those of `benchmarks.defense`; attacks are tra
 not. Of the rows that were flagged: how many are poisoned (precision), and how many of the poisoned
 ones they are (recall). Of requests about scenes that were not trained on, with and without the
 trigger: the area under the ROC curve of the detector's score, and the share of triggered ones above
-a threshold that one in a hundred others exceeds. Finished attacks are kept and not measured again.
+a threshold that one in a hundred others exceeds. The same of the scores that the levels of effort
+give without a training set, as `POST /v1/defense/inspect` shows them. Finished attacks are kept and
+not measured again.
 Writes `docs/results/detection.{json,md}`.
 """
 
@@ -18,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -29,6 +31,8 @@ from benchmarks.defense.detection import CONFIG, detector_settings
 from benchmarks.defense.training import Lab
 from benchmarks.speed_report import filled
 from purifier.data.llava import read_llava
+from purifier.defense.config import Effort, MaskingConfig
+from purifier.defense.defend import defend
 from purifier.detection import LOUD, fit_detector
 from purifier.detection.guard import patterns_on
 from purifier.detection.states import detected
@@ -41,13 +45,14 @@ from purifier.mdlm.base import Mdlm
 from purifier.mdlm.detector import Detector
 
 NAME = "detection"
+CONTROLS = ("control/validation", "control/test")
 ATTACKS = (
     *("validation/patch", "validation/patch/refusal", "validation/patch/misclassification"),
     *("validation/large", "validation/copies", "validation/frame", "validation/moving"),
     *("validation/and", "validation/or", "validation/blended"),
     *("validation/text", "validation/text/refusal", "validation/text/misclassification"),
     *("test/large", "test/copies", "test/frame", "test/text"),
-    *("control/validation", "control/test"),
+    *CONTROLS,
 )
 FALSE_POSITIVES = 0.01
 TOGETHER = 20
@@ -76,12 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = json.loads(out.read_text("utf-8"))
         same = all(known[name] == facts[name] for name in ("settings", "scenes"))
         rows = known["rows"] if same else []
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.attacks:
-        if any(row["attack"] == name for row in rows):
-            continue
-        rows.append({"attack": name, **measured(bench, name)})
-        print(json.dumps(rows[-1]), flush=True)
-        options.out.mkdir(parents=True, exist_ok=True)
+        row = next((row for row in rows if row["attack"] == name), None)
+        if row is None:
+            row = {"attack": name, **measured(bench, name), "levels": {}}
+            rows.append(row)
+        for effort in options.efforts:
+            if name not in CONTROLS and effort not in row["levels"]:
+                row["levels"][effort] = level(bench, name, effort)
+        print(json.dumps(row), flush=True)
         rows.sort(key=lambda row: row["attack"])
         out.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", "utf-8")
     finished = json.loads(out.read_text("utf-8"))
@@ -115,13 +124,36 @@ def measured(bench: Bench, name: str) -> Row:
     test_set = bench.test_set(name)
     clean = request_scores(mdlm, test_set, found.detector, None)
     bad = request_scores(mdlm, test_set, found.detector, test_set.trigger)
-    count = len(clean)
-    limit = max(float(clean.sort(descending=True).values[int(FALSE_POSITIVES * count)]), 0.0)
     return row | {
+        **told_apart(clean, bad),
+        "loud_clean": wilson(int((clean >= LOUD).sum()), len(clean)).to_dict(),
+        "loud_triggered": wilson(int((bad >= LOUD).sum()), len(bad)).to_dict(),
+    }
+
+
+def level(bench: Bench, name: str, effort: Effort) -> Row:
+    """How well the score of a level of effort tells triggered requests."""
+    mdlm = bench.lab.load(attack_by_name(name))
+    test_set = bench.test_set(name)
+    masking = MaskingConfig().adjusted(effort=effort)
+    scores = []
+    for trigger in (None, test_set.trigger):
+        found: list[float] = []
+        inputs = [mdlm.prepare(case.messages(trigger)) for case in test_set.cases]
+        for start in range(0, len(inputs), TOGETHER):
+            some = inputs[start : start + TOGETHER]
+            for each in defend(mdlm, some, test_set.generation, masking, detect=False):
+                found.append(float(each.saliency.max()))
+        scores.append(torch.tensor(found))
+    return told_apart(*scores)
+
+
+def told_apart(clean: Tensor, bad: Tensor) -> Row:
+    """Area under the curve, and the share of triggered ones at 1% of the others."""
+    limit = max(float(clean.sort(descending=True).values[int(FALSE_POSITIVES * len(clean))]), 0.0)
+    return {
         "auroc": auroc(clean, bad),
-        "at_1_percent": wilson(int((bad > limit).sum()), count).to_dict(),
-        "loud_clean": wilson(int((clean >= LOUD).sum()), count).to_dict(),
-        "loud_triggered": wilson(int((bad >= LOUD).sum()), count).to_dict(),
+        "at_1_percent": wilson(int((bad > limit).sum()), len(bad)).to_dict(),
     }
 
 
@@ -159,6 +191,14 @@ def page(facts: Mapping[str, Any]) -> str:
             "",
             table(facts).rstrip(),
             "",
+            "## Without the training set",
+            "",
+            "How well the largest score of a level of effort tells triggered requests from others: "
+            "area under the ROC curve, and the share of triggered ones above a threshold that 1% "
+            "of the others exceed.",
+            "",
+            levels_table(facts).rstrip(),
+            "",
         ]
     )
 
@@ -174,6 +214,25 @@ def table(facts: Mapping[str, Any]) -> str:
     head += ["AUROC", "triggered, at 1% of others", "detected, clean"]
     head += ["seconds"]
     return markdown_table(head, [_line(row) for row in facts["rows"]]) + "\n"
+
+
+def levels_table(facts: Mapping[str, Any]) -> str:
+    """One line an attack, the levels that were measured."""
+    rows = [row for row in facts["rows"] if row["levels"]]
+    efforts = [e for e in get_args(Effort) if any(e in row["levels"] for row in rows)]
+    head = ["attack"]
+    for effort in efforts:
+        head += [f"`{effort}`, AUROC", f"`{effort}`, triggered, at 1% of others"]
+    lines = []
+    for row in rows:
+        line = [row["attack"]]
+        for effort in efforts:
+            found = row["levels"].get(effort)
+            line += ["–", "–"]
+            if found:
+                line[-2:] = [f"{found['auroc']:.3f}", percent(found["at_1_percent"])]
+        lines.append(line)
+    return markdown_table(head, lines) + "\n"
 
 
 def _line(row: Row) -> list[str]:
@@ -196,6 +255,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--attacks", nargs="+", default=ATTACKS, metavar="NAME")
+    parser.add_argument("--efforts", nargs="+", default=["fast"], choices=get_args(Effort))
     parser.add_argument("--limit", type=int, default=Bench.limit, help="scenes of an attack")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Lab.work, help="keeps what is finished")

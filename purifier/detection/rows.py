@@ -33,6 +33,9 @@ WINDOWS = MaskingConfig()
 POSITIONS_TOGETHER = 8192
 """Sequence positions in one pass, which bounds the memory that it takes."""
 
+STORED_TOGETHER = 4096
+"""The same where keys and values of all positions are stored."""
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -92,7 +95,9 @@ class Rows:
     def small_copies(self) -> Tensor:
         """Every row's first image as patterns see it, uint8 [N, SIDE, SIDE, 3]."""
         found = []
-        for number in self.numbers:
+        for count, number in enumerate(self.numbers):
+            if count % self.config.batch_size == 0:
+                self.check()
             sample = self.samples[number]
             found.append(small_copy(open_image(self.images, sample.images[0], sample.source)))
         return torch.stack(found)
@@ -105,7 +110,8 @@ class Rows:
         """
         found: list[Tensor] = []
         response = Response(self.config.length, self.config.length)
-        for batch in self._batches(self._prepared(row, self.questions[row]) for row in rows):
+        asked = (self._prepared(row, self.questions[row]) for row in rows)
+        for batch in self._batches(asked, STORED_TOGETHER):
             site = PatchSite(self.mdlm, [each.inputs for each in batch])
             scores = site_scores(site, response, WINDOWS, self.check)
             firsts = [site.owners.index(owner) for owner in range(len(batch))]
@@ -130,13 +136,15 @@ class Rows:
             result += label_log_likelihood(self.mdlm, prompts, response, labels)
         return result
 
-    def _batches(self, asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
+    def _batches(
+        self, asked: Iterable[_Asked], positions: int = POSITIONS_TOGETHER
+    ) -> Iterator[list[_Asked]]:
         """Consecutive questions, as many as memory is planned for."""
         batch: list[_Asked] = []
         for each in asked:
             longest = max([each.length, *(other.length for other in batch)])
             full = len(batch) == self.config.batch_size
-            if batch and (full or longest * (len(batch) + 1) > POSITIONS_TOGETHER):
+            if batch and (full or longest * (len(batch) + 1) > positions):
                 yield batch
                 batch = []
             batch.append(each)
