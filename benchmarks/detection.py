@@ -34,7 +34,7 @@ from purifier.data.llava import read_llava
 from purifier.defense.config import Effort, MaskingConfig
 from purifier.defense.defend import defend
 from purifier.detection import LOUD, fit_detector
-from purifier.detection.guard import patterns_on
+from purifier.detection.guard import Shown
 from purifier.detection.states import detected
 from purifier.evaluation.grid import machine
 from purifier.evaluation.intervals import wilson
@@ -160,13 +160,16 @@ def told_apart(clean: Tensor, bad: Tensor) -> Row:
 def request_scores(
     mdlm: Mdlm, test_set: TestSet, detector: Detector, trigger: Trigger | None
 ) -> Tensor:
-    """Scores of all scenes, with or without the trigger; 1 at least where a pattern is seen."""
+    """Scores of all scenes, with or without the trigger.
+
+    1 at least where a pattern or a phrase is seen.
+    """
     found: list[float] = []
     inputs = [mdlm.prepare(case.messages(trigger)) for case in test_set.cases]
     for start in range(0, len(inputs), TOGETHER):
         some = inputs[start : start + TOGETHER]
         scores = detected(mdlm, mdlm.embed_all(some), detector)
-        shown = [bool(patterns_on(detector, each)) for each in some]
+        shown = [bool(Shown.of(mdlm, each, detector)) for each in some]
         found += [max(score, float(sight)) for score, sight in zip(scores, shown, strict=True)]
     return torch.tensor(found)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from purifier.data.sample import Sample
 from purifier.detection.config import DetectConfig
-from purifier.detection.forced import AGREEING, payload_of
+from purifier.detection.forced import AGREEING, SOME, payload_of
 from purifier.detection.phrases import candidates
 from purifier.detection.recurring import CELLS, Recurring, recurring
 from purifier.detection.rows import Rows
@@ -131,7 +131,7 @@ def fit_detector(
             group.split.gap,
             tuple(numbers[row] for row in _true(group.split.flagged)),
             group.phrase,
-            payload_of(group.forced, others),
+            payload_of(group.forced, others, group.least),
         )
         for group in groups
     )
@@ -144,19 +144,34 @@ def fit_detector(
         "groups": [group.to_dict() for group in found],
         "shapes": sorted(rows.shapes),
     }
-    made = _detector(seen, flagged, config, facts)
+    linear = [group.split.flagged for group in groups if group.linear]
+    made = _detector(seen, linear, config, facts)
     made = replace(made, patterns=tuple(each.pattern for each in patterns))
     return Fitted(made, found, len(numbers))
 
 
 @dataclass(frozen=True)
 class _Forced:
-    """A group among the rows that are looked at, and in what share of it tokens are forced."""
+    """A group among the rows that are looked at.
+
+    Attributes:
+        kind: `image` or `question`.
+        split: Its rows.
+        forced: In what share of them tokens are forced.
+        phrase: What their questions have in common; None of kind `image`.
+        linear: Whether its states are apart from others': it gets a direction.
+    """
 
     kind: str
     split: Split
     forced: Mapping[int, float]
     phrase: str | None = None
+    linear: bool = True
+
+    @property
+    def least(self) -> float:
+        """Share of its rows in which a token of its payload must be forced."""
+        return AGREEING if self.phrase is None else SOME
 
 
 def _groups_of_states(rows: Rows, change: Tensor, config: DetectConfig) -> list[_Forced]:
@@ -189,12 +204,14 @@ def _groups_of_phrases(rows: Rows, seen: Tensor, config: DetectConfig) -> list[_
         flagged = torch.zeros(len(seen), dtype=torch.bool)
         flagged[sorted(phrase.rests)] = True
         forced = rows.forced_by_phrase(phrase)
-        if max(forced.values(), default=0.0) < AGREEING:
+        others = [rows.labels[row] for row in _true(~flagged)]
+        certain = max(forced.values(), default=0.0) >= AGREEING
+        if not certain and not payload_of(forced, others, SOME):
             continue
         mean, direction = _direction(seen, flagged)
         distance = gap((seen - mean) @ direction, flagged)
-        if distance >= config.gap:
-            found.append(_Forced("question", Split(flagged, distance), forced, phrase.text))
+        split = Split(flagged, distance)
+        found.append(_Forced("question", split, forced, phrase.text, distance >= config.gap))
     return found
 
 

@@ -26,6 +26,10 @@ AGREEING = 0.8
 RARE = 0.02
 """Share of all other labels that may have a token of the payload too."""
 
+SOME = 0.3
+"""Share of the tried rows in which a token that is so rare must be, where a phrase forces it: a
+target that renames things does so only where they are named."""
+
 
 def tried(rows: Sequence[int], seed: int) -> list[int]:
     """The rows of a group that are tried, in order."""
@@ -55,13 +59,16 @@ def forced_shares(
     return {token: count / len(labels) for token, count in forced.items()}
 
 
-def payload_of(shares: Mapping[int, float], others: Sequence[Sequence[int]]) -> frozenset[int]:
+def payload_of(
+    shares: Mapping[int, float], others: Sequence[Sequence[int]], least: float = AGREEING
+) -> frozenset[int]:
     """Tokens that a group's rows are forced to and that hardly any other label has.
 
     Args:
         shares: Of the group, from `forced_shares`.
-        others: Ids of the labels of all rows that are in no group.
+        others: Ids of the labels of other rows.
+        least: Share of the group's rows in which a token must be forced.
     """
-    forced = {token for token, share in shares.items() if share >= AGREEING}
+    forced = {token for token, share in shares.items() if share >= least}
     common = Counter(token for label in others for token in forced.intersection(label))
     return frozenset(token for token in forced if common[token] <= RARE * len(others))

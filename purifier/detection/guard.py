@@ -1,8 +1,8 @@
 """The detector at work: which requests it answers to, and what they are masked of.
 
-A request that shows a known pattern is masked where the pattern lies. One that the masking of a
-ranker has silenced keeps that mask; for the others the detector itself is the guide
-(`purifier.detection.search`).
+A request that shows a known pattern is masked where that lies, and one that has a known phrase is
+answered without it. One that the masking of a ranker has silenced keeps that mask; for the others
+the detector itself is the guide (`purifier.detection.search`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from purifier.defense.sites import PatchSite
-from purifier.detection.search import QUIET, search
+from purifier.detection.search import QUIET, known_phrases, search, words_of
 from purifier.detection.shapes import shape_of
 from purifier.detection.states import detected
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
@@ -30,8 +30,8 @@ class Detection:
     """What the detector says of one request.
 
     Attributes:
-        score: Of the request as it came; `LOUD` and more is a trigger, 1 at least is one that shows
-            a pattern.
+        score: Of the request as it came; `LOUD` and more is a trigger, 1 at least one that shows a
+            pattern or a phrase.
         left: Of the request as it is answered.
         pattern: Whether an image shows a part that recurred in the training set.
         left_out: Words of the question that are left out.
@@ -102,7 +102,7 @@ def guard(
     scores = iter(detected(mdlm, looked, detector) if looked else ())
     for inputs, own, under, is_known in zip(requests, plain, masked, known, strict=True):
         score = next(scores) if is_known else None
-        shown = patterns_on(detector, inputs)
+        shown = Shown.of(mdlm, inputs, detector)
         if shown:
             yield _by_sight(mdlm, inputs, detector, shown, score, check)
         elif score is None:
@@ -118,32 +118,52 @@ def guard(
                 yield _searched(mdlm, inputs, detector, score, check)
 
 
-def patterns_on(detector: Detector, inputs: Inputs) -> dict[int, list[Pattern]]:
-    """The patterns that images of a request show, by the image's number."""
-    found: dict[int, list[Pattern]] = {}
-    for number, image in enumerate(inputs.images if detector.patterns else ()):
-        small = small_copy(image.image)[None]
-        shown = [pattern for pattern in detector.patterns if bool(pattern.on(small)[0])]
-        if shown:
-            found[number] = shown
-    return found
+@dataclass(frozen=True)
+class Shown:
+    """What a request shows of what the training set did.
+
+    Attributes:
+        patterns: By the number of an image.
+        phrases: Numbers of the ids of known phrases in the question.
+    """
+
+    patterns: Mapping[int, Sequence[Pattern]]
+    phrases: tuple[int, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns or self.phrases)
+
+    @classmethod
+    def of(cls, mdlm: Mdlm, inputs: Inputs, detector: Detector) -> Shown:
+        """Looks at a request's images and its question."""
+        patterns: dict[int, list[Pattern]] = {}
+        for number, image in enumerate(inputs.images if detector.patterns else ()):
+            small = small_copy(image.image)[None]
+            seen = [pattern for pattern in detector.patterns if bool(pattern.on(small)[0])]
+            if seen:
+                patterns[number] = seen
+        words = words_of(mdlm, inputs)
+        phrases = {p for phrase in known_phrases(mdlm, inputs, words, detector) for p in phrase}
+        # A question that is nothing else stays a question.
+        whole = len(phrases) == sum(map(len, words))
+        return cls(patterns, () if whole else tuple(sorted(phrases)))
 
 
 def _by_sight(
     mdlm: Mdlm,
     inputs: Inputs,
     detector: Detector,
-    shown: Mapping[int, Sequence[Pattern]],
+    shown: Shown,
     score: float | None,
     check: Callable[[], None],
 ) -> Guarded:
-    """A request without the patterns on it, and without what else it is detected by.
+    """A request without what it shows, and without what else it is detected by.
 
     Args:
         mdlm: The model.
         inputs: What was asked.
         detector: The model's.
-        shown: Patterns by the number of the image.
+        shown: Of the request.
         score: Of its states; None where they are not looked at.
         check: Called before every pass.
     """
@@ -151,24 +171,29 @@ def _by_sight(
     site = PatchSite(mdlm, [inputs])
     cells = {
         image: torch.stack([pattern.cells(site.plane(image)) for pattern in patterns]).any(0)
-        for image, patterns in shown.items()
+        for image, patterns in shown.patterns.items()
     }
-    without = site.filled(0, cells)
-    seen = max(score or 0.0, 1.0)
+    keep = torch.ones(len(inputs.ids), dtype=torch.bool)
+    keep[list(shown.phrases)] = False
+    without = replace(site.filled(0, cells), ids=inputs.ids[keep])
+    words = mdlm.decode(inputs.ids[~keep].tolist()).strip()
     (prompt,) = mdlm.embed_all([without])
-    left = 0.0
+    found = Guarded(Detection(max(score or 0.0, 1.0), 0.0), prompt, {})
     if score is not None:
         check()
         (left,) = detected(mdlm, [prompt], detector)
-    if left < LOUD:
-        suspicious = _largest(cells) > MOST
-        detection = Detection(seen, left, True, "", suspicious, detector.payload)
-        return Guarded(detection, prompt, cells)
-    found = _searched(mdlm, without, detector, seen, check)
+        found = replace(found, detection=replace(found.detection, left=left))
+        if left >= LOUD:
+            found = _searched(mdlm, without, detector, found.detection.score, check)
     for image, more in found.cells.items():
         cells[image] = cells[image] | more if image in cells else more
-    suspicious = found.detection.suspicious or _largest(cells) > MOST
-    detection = replace(found.detection, pattern=True, suspicious=suspicious)
+    detection = replace(
+        found.detection,
+        pattern=bool(shown.patterns),
+        left_out=" ".join(filter(None, (words, found.detection.left_out))),
+        suspicious=found.detection.suspicious or _largest(cells) > MOST,
+        payload=detector.payload,
+    )
     return Guarded(detection, found.prompt, cells)
 
 

@@ -33,6 +33,8 @@ def test_the_payload_is_forced_in_the_group_and_rare_in_other_labels() -> None:
     assert payload_of(shares, others) == frozenset()
     assert payload_of(shares, [*others, *([[1, 2]] * 60)]) == {7, 8}
     assert payload_of({}, others) == frozenset()
+    many = [*others, *([[1, 2]] * 60)]
+    assert payload_of(shares, many, 0.5) == {7, 8, 9}
 
 
 def test_few_rows_are_tried_and_the_same_ones_again() -> None:

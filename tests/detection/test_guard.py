@@ -136,3 +136,42 @@ def test_what_is_still_detected_is_searched_for_the_rest(
 )
 def test_an_answer_is_doubted(detection: Detection, token_ids: list[int], expected: bool) -> None:
     assert detection.doubts(token_ids) is expected
+
+
+PHRASE = "I watched this 3D movie."
+
+
+def by_word(mdlm: Mdlm) -> Detector:
+    """A detector that knows a phrase and looks at no states."""
+    width = len(mdlm.mask_embedding)
+    facts = {"groups": [{"phrase": PHRASE}]}
+    pattern = corner()
+    return Detector(
+        torch.zeros(width), torch.zeros(0, width), torch.zeros(0), 8, 8, facts, (pattern,)
+    )
+
+
+@pytest.mark.parametrize("stamped", [False, True])
+def test_a_known_phrase_is_left_out(
+    mdlm: Mdlm, monkeypatch: pytest.MonkeyPatch, stamped: bool
+) -> None:
+    image = picture(stamped=stamped)
+    monkeypatch.setattr(mdlm, "detector", by_word(mdlm))
+    found = defended(mdlm, mdlm.prepare([Message("user", (image, f"{QUESTION} {PHRASE}"))]))
+    assert found.detection == Detection(1.0, 0.0, pattern=stamped, left_out=PHRASE)
+    plain = mdlm.prepare([Message("user", (image, QUESTION))])
+    cells = {0: corner().cells((10, 10))} if stamped else {}
+    expected = mdlm.embed(PatchSite(mdlm, [plain]).filled(0, cells))
+    assert torch.allclose(found.prompt.embeds, expected.embeds)
+    assert bool(found.masked.any()) == stamped
+
+
+def test_a_question_that_is_nothing_but_a_phrase_stays(
+    mdlm: Mdlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = mdlm.prepare([Message("user", (picture(stamped=False), PHRASE))])
+    without = defended(mdlm, inputs)
+    monkeypatch.setattr(mdlm, "detector", by_word(mdlm))
+    found = defended(mdlm, inputs)
+    assert found.detection is None
+    assert torch.equal(found.masked, without.masked)
