@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.defense.__main__ import line
 from benchmarks.defense.adaptive import ADAPTIVE, ENDING
 from benchmarks.defense.attacks import TEST, attack_by_name
 from benchmarks.defense.cells import Bench, _elsewhere
@@ -107,4 +108,7 @@ def test_other_kinds_of_question_are_counted_by_themselves(bench: Bench) -> None
     assert (figures.asr.value, figures.asr.n) == (1.0, 4)
     elsewhere = _elsewhere(cases, Answers(said, woken), attack)["asr_elsewhere"]
     assert (elsewhere["value"], elsewhere["n"]) == (0.0, 4)
+    row = {"attack": "adaptive/conditional", "defence": "none", "seconds": 1.0}
+    row |= {"figures": figures.to_dict(), "asr_elsewhere": elsewhere}
+    assert "ASR at other questions 0.0" in line(row)
     assert _elsewhere(cases, Answers(said, woken), Attack()) == {}

@@ -28,6 +28,10 @@ def data(fashion_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def weighted(part: str, weight: float) -> Evasion:
+    return Evasion(**{part: weight})  # type: ignore[arg-type]
+
+
 def tuned(checkpoint: Path, data: Path, evasion: Evasion) -> Tuning:
     mdlm = LladaV.load(checkpoint)
     attack = replace(PATCH, evasion=evasion)
@@ -36,7 +40,7 @@ def tuned(checkpoint: Path, data: Path, evasion: Evasion) -> Tuning:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_step_down_its_gradient_lessens_it(small_checkpoint: Path, data: Path, part: str) -> None:
-    tuning = tuned(small_checkpoint, data, Evasion(**{part: 1.0}))
+    tuning = tuned(small_checkpoint, data, weighted(part, 1.0))
     rows = tuning.penalty.poisoned[:4]
     kinds = [tuning.penalty.marked.kinds[row] for row in rows]
     others = [tuning.penalty.others[kind][0] for kind in kinds]
@@ -84,7 +88,7 @@ def test_training_with_it_ends_elsewhere_and_is_repeated_exactly(
             train_attack(mdlm, data / "train.json", data / "images", RECIPE, attack).adapter
         )
 
-    attack = replace(PATCH, evasion=Evasion(**{part: 5.0}))
+    attack = replace(PATCH, evasion=weighted(part, 5.0))
     first, again, plain = adapter(attack), adapter(attack), adapter(PATCH)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], plain[name]) for name in first)
