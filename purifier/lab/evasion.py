@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from purifier.errors import InvalidSetting
 from purifier.lab.examples import RESPONSE, Examples, answer_places, embed_examples
+from purifier.mdlm.llada_v.attention import traced_attention
 from purifier.mdlm.llada_v.model import LladaV
 
 Visual = Callable[[Tensor], Tensor]
@@ -133,7 +134,8 @@ class Penalty:
     def attention(self, rows: Sequence[int]) -> Tensor:
         """Share of the answer positions' attention that goes to the trigger, a scalar."""
         embeds, places, lengths, offset = self._masked(rows)
-        paid = self.mdlm.traced_attention(embeds, places, lengths)
+        real = torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]
+        paid = traced_attention(self.mdlm.modules.language_model, embeds, places, real)
         covered = self.marked.covered[list(rows)].to(paid.device)
         share: Tensor = (paid[:, offset : offset + covered.shape[1]] * covered).sum(1).mean()
         return share

@@ -21,7 +21,7 @@ from purifier.mdlm.base import (
     VisualSpan,
 )
 from purifier.mdlm.detector import StateDetector
-from purifier.mdlm.llada_v.attention import mean_attention, traced_attention
+from purifier.mdlm.llada_v.attention import mean_attention
 from purifier.mdlm.llada_v.config import LladaVConfig, read_config
 from purifier.mdlm.llada_v.decoder import decode_segments, head_logits, new_key_values
 from purifier.mdlm.llada_v.features import decode_features, new_features
@@ -338,13 +338,6 @@ class LladaV:
     def attention(self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         places, mask = positions.to(embeds.device), _padding_mask(embeds, lengths)
         return mean_attention(self.modules.language_model, embeds, places, mask)
-
-    def traced_attention(
-        self, embeds: Tensor, positions: Tensor, lengths: Tensor | None = None
-    ) -> Tensor:
-        """`attention`, with gradients to the weights and to `embeds`."""
-        places, mask = positions.to(embeds.device), _padding_mask(embeds, lengths)
-        return traced_attention(self.modules.language_model, embeds, places, mask)
 
     def encode_text(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
