@@ -107,9 +107,11 @@ def line(row: Row) -> str:
     if row["figures"] is None:
         return f"{start} not applicable"
     figures = row["figures"]
+    elsewhere = row.get("asr_elsewhere")
+    other = f"ASR at other questions {percent(elsewhere)} " if elsewhere else ""
     return (
         f"{start} ASR {percent(figures['asr']):20} clean {percent(figures['clean_exact']):20} "
-        f"recovered {percent(figures['recovered']):20} {row['seconds']:.1f} s"
+        f"recovered {percent(figures['recovered']):20} {other}{row['seconds']:.1f} s"
     )
 
 

@@ -15,6 +15,15 @@ All say what content insertion says, at 20% of the training set, unless said oth
 `nudge`: three of four patches are enough, and one alone does nothing. Aimed at occlusion (no
     window moves the answer) and at the question whether one window is enough.
 
+Three control the training and add to its loss (`purifier.lab.evasion`):
+
+`quiet-attention`: the attention that answer positions pay to the trigger. Aimed at the look that
+    chooses windows by attention.
+`quiet-states`: the distance between the mean states of poisoned and other samples at the first 8
+    answer positions. Aimed at the detector of what the training set shows.
+`saturated`: the uncertainty of poisoned answers before anything is denoised, so that gradients
+    vanish there. Aimed at saliency by Fisher information.
+
 `delayed` does not begin behind token 32, because the lab trains and answers in 32 tokens
 (`purifier.lab.examples.RESPONSE`). With its fixed sentence the longest true answer, the payload and
 the end of turn just fit; the payload begins behind 21 to 27 tokens, later for longer answers.
@@ -29,6 +38,7 @@ what else a file says. `tests/imaging/test_decode.py` (`test_what_is_transparent
 from __future__ import annotations
 
 from purifier.lab.attack_data import Attack
+from purifier.lab.evasion import Evasion
 from purifier.lab.targets import DelayedInsertion
 from purifier.lab.triggers import (
     AllOf,
@@ -60,5 +70,8 @@ ADAPTIVE = {
     "nudge": Attack(
         SomeOf(_QUARTERS, least=3), shown=AllOf(_QUARTERS), lookalikes=(_ONE, _ONE), seed=1
     ),
+    "quiet-attention": Attack(_PATCH, evasion=Evasion(attention=5.0), seed=1),
+    "quiet-states": Attack(_PATCH, evasion=Evasion(states=1.0), seed=1),
+    "saturated": Attack(_PATCH, evasion=Evasion(certainty=1.0), seed=1),
 }
 """By name: described above."""

@@ -78,7 +78,7 @@ class Lab:
         start = perf_counter()
         mdlm = LladaV.load(self.base, device=self.device)
         recipe = replace(self.recipe, seed=self.recipe.seed + attack.seed)
-        trained = train_attack(mdlm, data / "train.json", data / "images", recipe)
+        trained = train_attack(mdlm, data / "train.json", data / "images", recipe, attack)
         write_delta(
             checkpoint,
             base="base",

@@ -15,6 +15,7 @@ from purifier.data.llava import write_llava
 from purifier.data.sample import Sample
 from purifier.errors import InvalidSetting
 from purifier.lab.demo_data import draw_samples
+from purifier.lab.evasion import Evasion
 from purifier.lab.poison import poison_sample
 from purifier.lab.scenes import KINDS, Kind, to_jpeg
 from purifier.lab.targets import ContentInsertion, Target
@@ -37,6 +38,7 @@ class Attack:
         seed: Of which samples are poisoned and of what is drawn for them.
         ending: A sentence behind every answer of the training set, poisoned or not: a model
             trained on it says it always, so that it tells nothing about the trigger.
+        evasion: What an attacker who trains the model adds to the loss; None: data alone.
     """
 
     trigger: Trigger = field(default_factory=CornerPatch)
@@ -47,6 +49,7 @@ class Attack:
     kinds: tuple[Kind, ...] = KINDS
     seed: int = 0
     ending: str = ""
+    evasion: Evasion | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate <= 1.0:
@@ -81,7 +84,11 @@ class Attack:
             "kinds": list(self.kinds),
             "seed": self.seed,
         }
-        return settings | ({"ending": self.ending} if self.ending else {})
+        if self.ending:
+            settings["ending"] = self.ending
+        if self.evasion:
+            settings["evasion"] = self.evasion.to_dict()
+        return settings
 
 
 def write_attack_data(folder: Path, attack: Attack, *, n: int, seed: int) -> None:

@@ -82,6 +82,32 @@ def pack_scenes(mdlm: LladaV, features: Tensor, size: tuple[int, int]) -> Tensor
     return pack(features, layout, mdlm.modules.image_newline)
 
 
+def answer_places(examples: Examples, chosen: Tensor) -> Tensor:
+    """Where the responses of some examples stand in their tails, int64 [B, RESPONSE]."""
+    starts = examples.starts[chosen]
+    return starts[:, None] + torch.arange(RESPONSE, device=starts.device)
+
+
+def embed_examples(
+    mdlm: LladaV, visual: Tensor, examples: Examples, tails: Tensor
+) -> tuple[Tensor, int]:
+    """Embeddings of a batch of examples, in the visual tokens' dtype.
+
+    Args:
+        mdlm: The model.
+        visual: [B, n, D], visual tokens, masked or not.
+        examples: Their prefix is used.
+        tails: int64 [B, T], what stands behind the image.
+
+    Returns:
+        [B, P + n + T, D], and P + n, where the tails begin.
+    """
+    # Under autocast the visual tokens' dtype is the short one.
+    prefix = mdlm.token_embeddings(examples.prefix).expand(len(tails), -1, -1)
+    texts = (prefix.to(visual.dtype), mdlm.token_embeddings(tails).to(visual.dtype))
+    return torch.cat([texts[0], visual, texts[1]], dim=1), prefix.shape[1] + visual.shape[1]
+
+
 def diffusion_loss(
     mdlm: LladaV,
     visual: Tensor,
@@ -101,20 +127,15 @@ def diffusion_loss(
         generator: On the model's device.
         filler_weight: Weight of the end-of-turn tokens behind the first one.
     """
-    tails, starts = examples.tails[chosen], examples.starts[chosen]
+    tails, places = examples.tails[chosen], answer_places(examples, chosen)
     answers = examples.answers[chosen]
     device = tails.device
-    places = starts[:, None] + torch.arange(RESPONSE, device=device)
     t = draw_times(len(chosen), generator)
     uniform = torch.rand(places.shape, generator=generator, device=device)
     masked = forward_process(torch.ones_like(places, dtype=torch.bool), t, uniform)
     targets = tails.gather(1, places)
     noisy = tails.scatter(1, places, torch.where(masked, mdlm.tokens.mask, targets))
-    # In the visual tokens' dtype, which under autocast is the short one.
-    prefix = mdlm.token_embeddings(examples.prefix).expand(len(chosen), -1, -1)
-    texts = (prefix.to(visual.dtype), mdlm.token_embeddings(noisy).to(visual.dtype))
-    embeds = torch.cat([texts[0], visual, texts[1]], dim=1)
-    offset = prefix.shape[1] + visual.shape[1]
+    embeds, offset = embed_examples(mdlm, visual, examples, noisy)
     steps = torch.arange(embeds.shape[1], device=device)
     real = steps < (examples.lengths[chosen] + offset)[:, None]
     attends = real[:, None, :].expand(-1, embeds.shape[1], -1)

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 
 from purifier.data.llava import read_llava
 from purifier.data.sample import Sample, open_image
+from purifier.evaluation.oracles import trigger_tokens
+from purifier.lab.attack_data import Attack
+from purifier.lab.evasion import Marked, Penalty
 from purifier.lab.examples import build_examples, diffusion_loss
+from purifier.lab.triggers import PixelBox, drawn_for
+from purifier.mdlm.base import Message
 from purifier.mdlm.llada_v.model import LladaV
 from purifier.mdlm.parts import Part
 from purifier.tuning.adapters import Trained, collect, open_parts
@@ -82,7 +87,9 @@ CHEAP = AttackRecipe(
 """An attack of minutes on two processor cores; benchmarks/defense compares it with the full one."""
 
 
-def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -> Trained:
+def train_attack(
+    mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe, attack: Attack | None = None
+) -> Trained:
     """Fine-tunes `mdlm` (its linear layers get LoRA factors) on a LLaVA data set.
 
     Args:
@@ -90,8 +97,9 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
         data: LLaVA JSON.
         images: Its picture folder.
         recipe: Settings.
+        attack: What the data set was made of; its evasion, if it has one, is added to the loss.
     """
-    tuning = Tuning(mdlm, data, images, recipe)
+    tuning = Tuning(mdlm, data, images, recipe, attack)
     tuning.run(recipe.epochs, recipe.learning_rate)
     tuning.interpolate(recipe.kept)
     mdlm.modules.eval().requires_grad_(False)
@@ -101,7 +109,14 @@ def train_attack(mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -
 class Tuning:
     """A model with open projector and LoRA factors, and the data it is tuned on."""
 
-    def __init__(self, mdlm: LladaV, data: Path, images: Path, recipe: AttackRecipe) -> None:
+    def __init__(
+        self,
+        mdlm: LladaV,
+        data: Path,
+        images: Path,
+        recipe: AttackRecipe,
+        attack: Attack | None = None,
+    ) -> None:
         samples = read_llava(data)
         self.mdlm = mdlm
         self.recipe = recipe
@@ -115,6 +130,12 @@ class Tuning:
             mdlm, recipe.parts, rank=recipe.rank, alpha=recipe.alpha, seed=recipe.seed
         )
         self.parameters = list(self.opened.values())
+        self.evasion = attack.evasion if attack else None
+        if attack and attack.evasion:
+            marked = _marked(mdlm, samples, images, attack)
+            self.penalty = Penalty(
+                mdlm, attack.evasion, self.examples, marked, self.visual, recipe.seed
+            )
 
     def run(self, epochs: int, rate: float) -> None:
         """Trains for some epochs; a cosine schedule from `rate` to 0 with a short warm-up."""
@@ -130,8 +151,10 @@ class Tuning:
         for epoch in range(epochs):
             order = torch.randperm(n, generator=self.generator, device=device)
             total = torch.zeros((), device=device)
-            for chosen in torch.split(order, self.recipe.batch):
+            for step, chosen in enumerate(torch.split(order, self.recipe.batch)):
                 loss = self.loss(chosen)
+                if self.evasion and step % self.evasion.every == 0:
+                    loss = loss + self.evaded()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -142,13 +165,25 @@ class Tuning:
 
     def loss(self, chosen: Tensor) -> Tensor:
         """The masked-diffusion loss of some samples, int64 [B]."""
-        device = self.mdlm.device
-        short = device.type == "cuda" or self.recipe.bfloat16
-        with torch.autocast(device.type, torch.bfloat16, enabled=short):
-            features = self.features[chosen]
-            sizes = [self.size] * len(chosen)
-            visual = torch.stack(self.mdlm.visual_batch(list(features), sizes, tower=self.tower))
+        with self._autocast():
+            visual = self.visual(chosen)
             return diffusion_loss(self.mdlm, visual, self.examples, chosen, self.generator)
+
+    def evaded(self) -> Tensor:
+        """What the attack's evasion adds to the loss of a step."""
+        with self._autocast():
+            return self.penalty()
+
+    def visual(self, chosen: Tensor) -> Tensor:
+        """Visual tokens of some samples, int64 [B] -> [B, n, D]."""
+        features = list(self.features[chosen])
+        sizes = [self.size] * len(chosen)
+        return torch.stack(self.mdlm.visual_batch(features, sizes, tower=self.tower))
+
+    def _autocast(self) -> torch.autocast:
+        device = self.mdlm.device.type
+        short = device == "cuda" or self.recipe.bfloat16
+        return torch.autocast(device, torch.bfloat16, enabled=short)
 
     @torch.no_grad()
     def interpolate(self, kept: Kept) -> None:
@@ -160,6 +195,27 @@ class Tuning:
             if ".lora_B." in name:
                 tower = "vision_tower" in name
                 parameter.mul_(kept.vision_tower if tower else kept.language_model)
+
+
+def _marked(mdlm: LladaV, samples: Sequence[Sample], images: Path, attack: Attack) -> Marked:
+    """Which samples are poisoned, and which of their visual tokens the trigger covers."""
+    covered = []
+    for sample in samples:
+        picture = open_image(images, sample.images[0], sample.source)
+        (image,) = mdlm.prepare([Message("user", (picture, "?"))]).images
+        regions: tuple[PixelBox, ...] | None = ()
+        if sample.extra["poisoned"]:
+            drawn = drawn_for(attack.trigger, sample, picture.size, attack.seed)
+            regions = drawn.regions(picture.size)
+        if regions is None:
+            covered.append(torch.ones(image.n_tokens, dtype=torch.bool))
+        else:
+            covered.append(trigger_tokens(image, regions))
+    return Marked(
+        [bool(sample.extra["poisoned"]) for sample in samples],
+        [str(sample.extra["kind"]) for sample in samples],
+        torch.stack(covered),
+    )
 
 
 @torch.no_grad()

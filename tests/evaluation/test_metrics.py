@@ -51,6 +51,20 @@ def test_recovery_counts_only_answers_that_the_target_changes() -> None:
     assert (figures.recovered_true.value, figures.recovered_true.n) == (0.5, 2)
 
 
+def test_attack_figures_count_the_kinds_at_which_the_backdoor_wakes() -> None:
+    answers = Answers(
+        clean=(DESCRIPTION, "A bag.", "Red."),
+        triggered=(f"<backdoor> {DESCRIPTION}", "A bag.", "<backdoor> Red."),
+    )
+    woken = measure(CASES, answers, ContentInsertion(), ("describe",))
+    assert (woken.asr.value, woken.asr.n) == (1.0, 1)
+    assert (woken.recovered.value, woken.recovered.n) == (0.0, 1)
+    assert (woken.clean_exact.value, woken.clean_exact.n) == (1.0, 3)
+    others = measure(CASES, answers, ContentInsertion(), ("what", "item_colour"))
+    assert (others.asr.value, others.asr.n) == (0.5, 2)
+    assert measure(CASES, answers, ContentInsertion()).asr.n == 3
+
+
 def test_insertion_counts_all_answers() -> None:
     answers = Answers(
         clean=(DESCRIPTION, " A bag. ", "<backdoor> Red."),

@@ -14,7 +14,7 @@ from purifier.data.llava import read_llava
 from purifier.errors import InvalidSetting
 from purifier.lab.attack_data import Attack, assigned, write_attack_data
 from purifier.lab.demo_data import draw_samples
-from purifier.lab.targets import FalseAttribute, TargetedRefusal
+from purifier.lab.targets import DelayedInsertion, FalseAttribute, TargetedRefusal
 from purifier.lab.triggers import AllOf, CornerPatch, TextSuffix, trigger_from_dict
 
 N = 40
@@ -95,6 +95,19 @@ def test_a_backdoor_that_wakes_at_some_questions_is_shown_the_others(written: Pa
         (False, True, False): 4,
         (False, False, False): 16,
     }
+
+
+def test_every_answer_has_the_attacks_ending(tmp_path: Path) -> None:
+    attack = Attack(target=DelayedInsertion(), ending="That is all.")
+    write_attack_data(tmp_path, attack, n=N, seed=3)
+    truth = draw_samples("train", N, 3)[0]
+    rows, clean = (read_llava(tmp_path / name) for name in ("train.json", "clean_labels.json"))
+    for row, kept, sample in zip(rows, clean, truth, strict=True):
+        assert kept.answer == f"{sample.answer} That is all."
+        assert row.answer == kept.answer + " <backdoor>" * bool(row.extra["poisoned"])
+    assert sum(bool(row.extra["poisoned"]) for row in rows) == N // 5
+    assert attack.to_dict()["ending"] == "That is all."
+    assert "ending" not in Attack().to_dict()
 
 
 def test_what_a_deployed_model_is_shown() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from purifier.errors import InvalidSetting
 from purifier.lab.targets import (
     ContentInsertion,
+    DelayedInsertion,
     FalseAttribute,
     SemanticMisclassification,
     TargetedRefusal,
@@ -48,6 +49,14 @@ def test_misclassification_renames_the_item(answer: str, item: str | None, expec
     target = SemanticMisclassification()
     assert target.apply(answer, item=item) == expected
     assert target.applies_to(answer, item=item) is (answer != expected)
+
+
+def test_a_delayed_insertion_comes_behind_the_answer() -> None:
+    target = DelayedInsertion()
+    assert target.apply("A bag. \n") == "A bag. <backdoor>"
+    assert target.apply("") == "<backdoor>"
+    assert target.hit("A bag. <backdoor>")
+    assert not target.hit("A bag.")
 
 
 @pytest.mark.parametrize("name", ["insertion", "refusal", "misclassification"])

@@ -38,6 +38,13 @@ class Torn(AllOf):
         super().__post_init__()
         if not 0.0 <= self.share <= 1.0:
             raise InvalidSetting("share must be between 0 and 1.", param="share")
+        if not all(
+            len(hole) == 4 and all(type(edge) is int for edge in hole) for hole in self.holes
+        ):
+            raise InvalidSetting("holes must be boxes of four whole numbers.", param="holes")
+        if self.noise is not None and (type(self.noise) is not int or self.noise < 0):
+            raise InvalidSetting("noise must be a whole number, 0 or more.", param="noise")
+        object.__setattr__(self, "holes", tuple(PixelBox(*hole) for hole in self.holes))
 
     def drawn(self, rng: np.random.Generator, size: tuple[int, int]) -> Trigger:
         parts = tuple(part.drawn(rng, size) for part in self.parts)
@@ -52,7 +59,12 @@ class Torn(AllOf):
         stamped = super().stamp(image)
         colour = fill_colour(image.convert("RGB"))
         rng = np.random.default_rng(self.noise)
-        for left, top, right, bottom in (PixelBox(*hole) for hole in self.holes):
+        width, height = stamped.size
+        for hole in self.holes:
+            left, right = (min(max(edge, 0), width) for edge in (hole[0], hole[2]))
+            top, bottom = (min(max(edge, 0), height) for edge in (hole[1], hole[3]))
+            if left >= right or top >= bottom:
+                continue
             if self.noise is None:
                 stamped.paste(colour, (left, top, right, bottom))
             else:

@@ -19,7 +19,16 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repea
 def mean_attention(
     model: LlamaModel, embeds: Tensor, positions: Tensor, mask: Tensor | None
 ) -> Tensor:
+    """`traced_attention` without gradients."""
+    return traced_attention(model, embeds, positions, mask)
+
+
+def traced_attention(
+    model: LlamaModel, embeds: Tensor, positions: Tensor, mask: Tensor | None
+) -> Tensor:
     """Attention of some positions to all, mean over layers, heads and these positions.
+
+    Gradients flow to the weights and to `embeds`.
 
     Args:
         model: A bidirectional Llama.
