@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.defense.attacks import CONTROL, attack_by_name, is_attack, parts_of
 from benchmarks.defense.defences import DEFENCES, Defence, Detected, Undefended
 from benchmarks.defense.detection import fitted
-from benchmarks.defense.healing import Healing
+from benchmarks.defense.healing import ModelDefence
 from benchmarks.defense.training import Lab, digest
 from purifier.denoise import FAST
 from purifier.evaluation.grid import data_hash
@@ -74,7 +74,7 @@ class Bench:
             generation=replace(FAST, gen_length=32),
         )
 
-    def facts(self, name: str, defence: Defence | Healing) -> dict[str, Any]:
+    def facts(self, name: str, defence: Defence | ModelDefence) -> dict[str, Any]:
         """What decides the figures of a cell."""
         return {
             **self.lab.facts(attack_by_name(name)),
@@ -118,13 +118,15 @@ class Bench:
                 row = {"key": keys[defence], "attack": name, "defence": defence}
                 yield self._append({**row, **self._cell(compromised, name, DEFENCES[defence])})
 
-    def _cell(self, compromised: Mdlm, name: str, defence: Defence | Healing) -> Row:
+    def _cell(self, compromised: Mdlm, name: str, defence: Defence | ModelDefence) -> Row:
         attack = attack_by_name(name)
         start = perf_counter()
-        mdlm, asked = compromised, defence
-        if isinstance(defence, Healing):
-            mdlm, asked = defence.healed(self.lab, attack), Undefended()
-        assert not isinstance(asked, Healing)
+        asked: Defence
+        if isinstance(defence, ModelDefence):
+            healed = defence.healed(self.lab, attack)
+            mdlm, asked, details = healed.mdlm, Undefended(), dict(healed.details)
+        else:
+            mdlm, asked, details = compromised, defence, {}
         mdlm.detector = fitted(self.lab, attack, mdlm) if isinstance(asked, Detected) else None
         cases = self.test_set(name).cases
         answers = asked.answers(Runner(mdlm, self.test_set(name), batch_size=self.batch_size))
@@ -137,6 +139,7 @@ class Bench:
             "clean": list(answers.clean),
             "triggered": list(answers.triggered),
             "seconds": seconds,
+            **({"details": details} if details else {}),
         }
 
     def _append(self, row: Row) -> Row:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.defense.detection import detector_settings
-from benchmarks.defense.healing import HEALINGS, Healing
+from benchmarks.defense.healing import HEALINGS, ModelDefence
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense import group_testing
 from purifier.defense.config import MaskingConfig, RankerName
@@ -118,7 +118,7 @@ class Oracle:
 RANKERS: tuple[RankerName, ...] = ("official", "fisher", "occlusion", "knockout", "attention")
 """Those measured at the default's level and ratio."""
 
-DEFENCES: Mapping[str, Defence | Healing] = {
+DEFENCES: Mapping[str, Defence | ModelDefence] = {
     "none": Undefended(),
     **{
         f"paper {ratio:g}": Masked(

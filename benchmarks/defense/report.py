@@ -10,6 +10,7 @@ from benchmarks.defense.cells import Row
 from benchmarks.defense.claims import claims_table
 from benchmarks.defense.defences import DEFENCES, RANKERS
 from benchmarks.defense.healing import HEALINGS
+from benchmarks.defense.healing_tables import drops_table, needs_table
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense.config import MaskingConfig
 from purifier.evaluation.report import markdown_table, percent
@@ -86,6 +87,7 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
             ]
             if rows_of:
                 parts += [f"## {title}: {heading}\n", markdown_table(["attack", *columns], rows_of)]
+    parts += [*needs_table(cells), *drops_table(cells)]
     failed = [name for name in attacks if name not in admitted]
     columns = [name for name in defences if name not in TRANSFORMS]
     parts += [

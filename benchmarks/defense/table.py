@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ def read_table(path: Path) -> tuple[list[Row], dict[str, str]]:
     for line in table.to_pylist():
         figures = {name: {part: line[f"{name}_{part}"] for part in _PARTS} for name in FIGURES}
         own = {name: line[name] for name in ("key", "attack", "defence", "changed", "seconds")}
+        # A table of older cells has no such column.
+        details = json.loads(line.get("details") or "{}")
+        own |= {"details": details} if details else {}
         rows.append({**own, "figures": figures if line["asr_n"] is not None else None})
     return rows, facts
 
@@ -65,6 +69,7 @@ def _flat(row: Row, undefended: Row | None) -> dict[str, Any]:
         "settings": str(dict(DEFENCES[row["defence"]].settings)),
         "seconds": row["seconds"],
         "changed": _changed(row, undefended),
+        "details": json.dumps(row["details"]) if "details" in row else None,
         "key": row["key"],
     }
     for name in FIGURES:

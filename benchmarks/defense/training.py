@@ -65,9 +65,15 @@ class Lab:
 
     def load(self, attack: Attack) -> Mdlm:
         """The poisoned model, trained first if it was not; the base if nothing is poisoned."""
-        if not attack.rate:
-            return load_mdlm(self.base, device=self.device)
-        return load_mdlm(self.train(attack), base=self.base, device=self.device)
+        return self.trained(attack) if attack.rate else load_mdlm(self.base, device=self.device)
+
+    def trained(self, attack: Attack) -> Mdlm:
+        """The model trained on an attack's data, also where nothing in them is poisoned."""
+        return self.open(self.train(attack))
+
+    def open(self, checkpoint: Path) -> Mdlm:
+        """The model of a checkpoint that was trained from the base."""
+        return load_mdlm(checkpoint, base=self.base, device=self.device)
 
     def train(self, attack: Attack) -> Path:
         """The checkpoint of an attack, trained unless it is there."""
@@ -75,10 +81,40 @@ class Lab:
         if is_delta(checkpoint):
             return checkpoint
         data = self.data(attack)
+        return self.train_on(data / "train.json", data / "images", attack, checkpoint, evading=True)
+
+    def recipe_of(self, attack: Attack) -> AttackRecipe:
+        """The recipe with the seed of an attack."""
+        return replace(self.recipe, seed=self.recipe.seed + attack.seed)
+
+    def train_on(
+        self,
+        labels: Path,
+        images: Path,
+        attack: Attack,
+        checkpoint: Path,
+        *,
+        evading: bool = False,
+    ) -> Path:
+        """A checkpoint trained from the base as an attack is, unless it is there.
+
+        Args:
+            labels: What it is trained on, LLaVA JSON.
+            images: Its image folder.
+            attack: Whose recipe is taken.
+            checkpoint: The folder of the result.
+            evading: Whether the attacker trains, who evades what the attack says.
+
+        Returns:
+            `checkpoint`.
+        """
+        if is_delta(checkpoint):
+            return checkpoint
         start = perf_counter()
         mdlm = LladaV.load(self.base, device=self.device)
-        recipe = replace(self.recipe, seed=self.recipe.seed + attack.seed)
-        trained = train_attack(mdlm, data / "train.json", data / "images", recipe, attack)
+        trained = train_attack(
+            mdlm, labels, images, self.recipe_of(attack), attack if evading else None
+        )
         write_delta(
             checkpoint,
             base="base",
@@ -87,7 +123,7 @@ class Lab:
             adapter={name: value.half() for name, value in trained.adapter.items()},
             lora_scale=trained.lora_scale,
             details={
-                "data_sha256": file_sha256(data / "train.json"),
+                "data_sha256": file_sha256(labels),
                 "facts": self.facts(attack),
                 "seconds": round(perf_counter() - start, 1),
             },

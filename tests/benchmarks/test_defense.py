@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,14 +22,13 @@ from benchmarks.defense.attacks import (
 )
 from benchmarks.defense.cells import Bench
 from benchmarks.defense.defences import DEFENCES
-from benchmarks.defense.healing import HEALINGS, Healing
-from benchmarks.defense.training import Lab, digest
+from benchmarks.defense.healing import HEALINGS, RELABELLINGS
+from benchmarks.defense.training import digest
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.data.llava import read_llava
 from purifier.errors import InvalidSetting
 from purifier.finetune import FinetuneConfig
 from purifier.lab.targets import FalseAttribute
-from purifier.lab.train_attack import CHEAP
 from purifier.mdlm.delta import read_delta
 
 
@@ -75,23 +73,10 @@ def test_a_transform_changes_pixels_and_follows_its_seed(name: str) -> None:
     assert first.tobytes() == again.tobytes() != image.tobytes()
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Attacks that were trained for one test serve the others."""
-    return tmp_path_factory.mktemp("defense")
-
-
-@pytest.fixture
-def bench(work: Path, tmp_path: Path) -> Bench:
-    """Attacks of two training steps, measured on three scenes."""
-    lab = replace(Lab(), work=work, samples=10, recipe=replace(CHEAP, epochs=1, batch=5))
-    return Bench(lab, tmp_path / "cells.jsonl", limit=3)
-
-
 @pytest.mark.slow
 def test_every_defence_answers_and_a_stopped_run_goes_on(bench: Bench) -> None:
     name = "validation/patch"
-    names = [name for name, defence in DEFENCES.items() if not isinstance(defence, Healing)]
+    names = [name for name in DEFENCES if name not in HEALINGS]
     first = list(bench.run([name], names[:2]))
     lines = bench.results.read_text().splitlines()
     assert [json.loads(line) for line in lines] == first
@@ -113,8 +98,8 @@ def test_a_healed_model_is_kept_with_its_labels(
 ) -> None:
     tuning = FinetuneConfig(parts=("projector",), epochs=1, batch_size=5, cache_mb=64)
     short = {
-        "made": replace(HEALINGS["purification, fast"], tuning=tuning),
-        "true": replace(HEALINGS["fine-tuning, true labels"], tuning=tuning),
+        "made": replace(RELABELLINGS["purification, fast"], tuning=tuning),
+        "true": replace(RELABELLINGS["fine-tuning, true labels"], tuning=tuning),
     }
     for name, healing in short.items():
         monkeypatch.setitem(DEFENCES, name, healing)

@@ -13,6 +13,7 @@ from benchmarks.defense.admission import BASES, RANDOM, Cells
 from benchmarks.defense.cells import Row
 from benchmarks.defense.claims import CLAIMS, claims_table, verdict
 from benchmarks.defense.defences import DEFENCES
+from benchmarks.defense.healing import HEALINGS, Drops
 from benchmarks.defense.report import GROUPS, efforts_table, page
 from benchmarks.defense.table import FIGURES, read_table, write_table
 from benchmarks.speed_report import filled
@@ -128,6 +129,65 @@ def test_the_table_can_be_read_back(table: Path, measured: list[Row]) -> None:
         assert {name: row[name] for name in ("key", "attack", "defence", "seconds")} == {
             name: before[name] for name in ("key", "attack", "defence", "seconds")
         }
+
+
+@pytest.fixture
+def healed(measured: list[Row]) -> list[Row]:
+    """With defences of the model; not all of their cells have details."""
+    drops = Drops(rows=500, poisoned=100, dropped=150, caught=90)
+    filtered = row("test/patch", "filter, loss", 3) | {"details": drops.to_details()}
+    control = row(BASES[1], "filter, loss", 0) | {
+        "details": Drops(500, 0, 150, 0).to_details(),
+        "seconds": 1000.0,
+    }
+    pruned = row("test/patch", "fine-pruning", 60) | {"details": {"pruned": 0.4}}
+    again = row("test/frame", "filter, loss", 50) | {"seconds": 200.0}
+    return [
+        *measured,
+        filtered,
+        control,
+        pruned,
+        again,
+        row("test/patch", "purification, default", 1),
+    ]
+
+
+def test_details_are_kept_in_the_table(healed: list[Row], tmp_path: Path) -> None:
+    path = tmp_path / "healed.parquet"
+    write_table(healed, FACTS, path)
+    rows, _ = read_table(path)
+    assert [row.get("details") for row in rows] == [row.get("details") for row in healed]
+
+
+def test_the_page_says_what_defences_of_the_model_need_and_drop(healed: list[Row]) -> None:
+    # Cells hold answers, which the table turns into a share.
+    text = page([{"changed": None, **row} for row in healed], FACTS)
+    _, rest = text.split("## Defences of the model: what each needs")
+    needs, drops = rest.split("## What the filters drop")
+    drops, _ = drops.split("## ")
+    assert f"| filter, loss | {HEALINGS['filter, loss'].source} | the base, and a training" in needs
+    # The median of 1.5 and 200 seconds: what the control cost is no attack's.
+    assert "; a guess of the poisoning rate | 101 |" in needs
+    assert "| fine-pruning | Liu et al. 2018, arXiv 1805.12185 | 50 clean rows | 2 |" in needs
+    assert "| purification, default |" in needs
+    assert "projector reset" not in needs
+    caught = "| test/patch | filter, loss | 150 of 500 | 60.0 [52.0, 67.5] | 90.0 [82.6, 94.5] |"
+    assert caught in drops
+    assert f"| {BASES[1]} | filter, loss | 150 of 500 | 0.0 [0.0, 2.5] | – |" in drops
+    assert "fine-pruning" not in drops
+
+
+def test_no_table_of_model_defences_without_any(rows: list[Row]) -> None:
+    text = page(rows, FACTS)
+    assert "what each needs" not in text
+    assert "What the filters drop" not in text
+
+
+def test_every_defence_of_the_model_names_its_source_and_needs() -> None:
+    assert len({defence.source for defence in HEALINGS.values()}) > 8
+    for defence in HEALINGS.values():
+        assert defence.source
+        assert defence.needs
 
 
 def test_the_levels_of_effort_side_by_side(rows: list[Row]) -> None:

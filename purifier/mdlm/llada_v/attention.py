@@ -6,7 +6,7 @@ are computed beside the normal pass, from the same hidden states.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,10 +40,38 @@ def traced_attention(
         float32 [B, N]; every row sums to 1.
     """
     total = torch.zeros(embeds.shape[:2], device=embeds.device)
+    _for_every_layer(model, embeds, positions, mask, total.add_)
+    return total / len(model.layers)
+
+
+@torch.no_grad()
+def layer_attention(
+    model: LlamaModel, embeds: Tensor, positions: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Attention of some positions to all, mean over heads and these positions.
+
+    Args as in `mean_attention`.
+
+    Returns:
+        float32 [B, layers, N]; every row sums to 1.
+    """
+    found: list[Tensor] = []
+    _for_every_layer(model, embeds, positions, mask, found.append)
+    return torch.stack(found, dim=1)
+
+
+def _for_every_layer(
+    model: LlamaModel,
+    embeds: Tensor,
+    positions: Tensor,
+    mask: Tensor | None,
+    take: Callable[[Tensor], object],
+) -> None:
+    """Hands over the attention of every layer, [B, N], first layer first."""
 
     def record(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        total.add_(_layer_attention(layer, hidden, kwargs["position_embeddings"], positions, mask))
+        take(_layer_attention(layer, hidden, kwargs["position_embeddings"], positions, mask))
 
     handles = [
         layer.self_attn.register_forward_pre_hook(record, with_kwargs=True)
@@ -54,7 +82,6 @@ def traced_attention(
     finally:
         for handle in handles:
             handle.remove()
-    return total / len(handles)
 
 
 def _layer_attention(
@@ -64,7 +91,7 @@ def _layer_attention(
     positions: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """One layer's part of `mean_attention`, [B, N]."""
+    """Attention in one layer, mean over heads and the asking positions, [B, N]."""
     heads = (*hidden.shape[:2], -1, layer.head_dim)
     queries = layer.q_proj(hidden).view(heads).transpose(1, 2)
     keys = layer.k_proj(hidden).view(heads).transpose(1, 2)

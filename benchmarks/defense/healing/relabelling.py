@@ -1,4 +1,4 @@
-"""The defences of the model: it is trained on labels of its own making, then answers undefended."""
+"""The poisoned model is fine-tuned, mostly on labels of its own making."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from benchmarks.defense.detection import detector_settings, fitted
+from benchmarks.defense.healing.base import Healed
+from benchmarks.defense.healing.drops import Drops
 from benchmarks.defense.training import Lab, digest
 from purifier.data.llava import read_llava, write_llava
 from purifier.data.sample import Sample
 from purifier.finetune import FinetuneConfig, FinetuneSpec, finetune
 from purifier.lab.attack_data import Attack
-from purifier.mdlm.base import Mdlm
-from purifier.mdlm.registry import load_mdlm
 from purifier.purify import PRESETS, Purifier, PurifyConfig
 
-Source = Literal["purified", "poisoned", "clean"]
+Labels = Literal["purified", "poisoned", "clean"]
+
+PAPER = "DiSP, arXiv 2602.22246"
+OWN = f"{PAPER}, with this product's masking"
+NOTHING = "nothing"
 
 TUNING = FinetuneConfig(batch_size=8, micro_batch_size=8, learning_rate=1e-3)
 """Small batches and a high rate, for the data sets are small: 40 steps of the default's 50 rows
@@ -32,11 +36,15 @@ class Healing:
             labels under its images, which no defender has: an upper bound.
         purify: How masked answers are given.
         tuning: Settings of the training.
+        source: Who proposed it.
+        needs: What it needs besides the poisoned model and its training set.
     """
 
-    labels: Source = "purified"
+    labels: Labels = "purified"
     purify: PurifyConfig = field(default_factory=lambda: PRESETS["default"])
     tuning: FinetuneConfig = field(default_factory=lambda: TUNING)
+    source: str = OWN
+    needs: str = NOTHING
 
     @property
     def labelling(self) -> Mapping[str, Any]:
@@ -51,7 +59,7 @@ class Healing:
         """What decides the healed weights, JSON-ready."""
         return {**self.labelling, "tuning": self.tuning.to_dict()}
 
-    def healed(self, lab: Lab, attack: Attack) -> Mdlm:
+    def healed(self, lab: Lab, attack: Attack) -> Healed:
         """The healed model; its labels and weights are kept in folders of the attack's."""
         folder = lab.folder(attack) / f"healed-{digest(self.settings)}"
         labels = lab.folder(attack) / f"labels-{digest(self.labelling)}.json"
@@ -72,7 +80,9 @@ class Healing:
                 device=lab.device,
             )
         )
-        return load_mdlm(output, base=lab.base, device=lab.device)
+        before = read_llava(lab.data(attack) / "train.json")
+        drops = Drops.between(before, read_llava(labels))
+        return Healed(lab.open(output), drops.to_details() if drops.dropped else {})
 
     def _samples(self, lab: Lab, attack: Attack) -> list[Sample]:
         lab.train(attack)
@@ -93,22 +103,31 @@ class Healing:
         ]
 
 
-def _relabelled(**masking: Any) -> Healing:
+def _relabelled(source: str = OWN, **masking: Any) -> Healing:
     default = PRESETS["default"]
     purify = replace(default, policy="relabel_all", masking=default.masking.adjusted(**masking))
-    return Healing(purify=purify)
+    return Healing(purify=purify, source=source)
 
 
-HEALINGS: Mapping[str, Healing] = {
-    "fine-tuning, poisoned labels": Healing("poisoned"),
-    "purification, paper": Healing(purify=PRESETS["paper"]),
+RELABELLINGS: Mapping[str, Healing] = {
+    "fine-tuning, poisoned labels": Healing("poisoned", source="plain fine-tuning"),
+    "purification, paper": Healing(purify=PRESETS["paper"], source=PAPER),
     "purification, default": Healing(),
     "purification, fast": _relabelled(effort="fast"),
     "purification, detector": Healing(
         purify=replace(PRESETS["default"], detectors=("training-set",))
     ),
     "purification, balanced": _relabelled(effort="balanced"),
-    "purification, certified": Healing(purify=replace(PRESETS["default"], policy="certified")),
-    "purification, random masks": _relabelled(ranker="random", ratio=0.3, threshold=0.0),
-    "fine-tuning, true labels": Healing("clean"),
+    "purification, certified": Healing(
+        purify=replace(PRESETS["default"], policy="certified"), source="this product"
+    ),
+    "drop flagged": Healing(
+        purify=replace(PRESETS["default"], policy="drop_flagged"), source="this product"
+    ),
+    "purification, random masks": _relabelled(
+        "control of DiSP", ranker="random", ratio=0.3, threshold=0.0
+    ),
+    "fine-tuning, true labels": Healing(
+        "clean", source="upper bound", needs="the true labels of all rows"
+    ),
 }
