@@ -107,7 +107,7 @@ def line(row: Row) -> str:
     if row["figures"] is None:
         return f"{start} not applicable"
     figures = row["figures"]
-    elsewhere = row.get("asr_elsewhere")
+    elsewhere = row.get("details", {}).get("asr_elsewhere")
     other = f"ASR at other questions {percent(elsewhere)} " if elsewhere else ""
     return (
         f"{start} ASR {percent(figures['asr']):20} clean {percent(figures['clean_exact']):20} "

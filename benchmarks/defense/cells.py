@@ -133,9 +133,9 @@ class Bench:
         seconds = round(perf_counter() - start, 2)
         if answers is None:
             return {"figures": None, "seconds": seconds}
+        details |= _elsewhere(cases, answers, attack)
         return {
             "figures": measure(cases, answers, attack.target, attack.kinds).to_dict(),
-            **_elsewhere(cases, answers, attack),
             "clean": list(answers.clean),
             "triggered": list(answers.triggered),
             "seconds": seconds,

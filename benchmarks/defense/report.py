@@ -9,6 +9,7 @@ from benchmarks.defense.attacks import TEXT, parts_of
 from benchmarks.defense.cells import Row
 from benchmarks.defense.claims import claims_table
 from benchmarks.defense.defences import DEFENCES, RANKERS
+from benchmarks.defense.goals import goals_table
 from benchmarks.defense.healing import HEALINGS
 from benchmarks.defense.healing_tables import drops_table, needs_table
 from benchmarks.defense.transforms import TRANSFORMS
@@ -66,6 +67,7 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
     parts = [
         "# Attacks of many kinds against every defence\n",
         ABOUT.format(**facts),
+        *goals_table(cells),
         "## The attacks\n",
         ADMISSION,
         markdown_table(
@@ -87,7 +89,7 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
             ]
             if rows_of:
                 parts += [f"## {title}: {heading}\n", markdown_table(["attack", *columns], rows_of)]
-    parts += [*needs_table(cells), *drops_table(cells)]
+    parts += [*needs_table(cells), *drops_table(cells), *_elsewhere(cells)]
     failed = [name for name in attacks if name not in admitted]
     columns = [name for name in defences if name not in TRANSFORMS]
     parts += [
@@ -108,6 +110,20 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
             markdown_table(["scenes", "defence", "answers changed, %", "clean"], changed),
         ]
     return "\n".join(parts)
+
+
+def _elsewhere(cells: Cells) -> list[str]:
+    """Success of attacks at kinds of question at which they must not wake, if any was measured."""
+    lines = [
+        [attack, name, percent(found)]
+        for attack, row in cells.rows.items()
+        for name in DEFENCES
+        if name in row and (found := row[name].get("details", {}).get("asr_elsewhere"))
+    ]
+    if not lines:
+        return []
+    table = markdown_table(["attack", "defence", "ASR at other questions"], lines)
+    return ["## At kinds of question at which an attack must not wake\n", table]
 
 
 def _admission(cells: Cells, name: str) -> list[str]:

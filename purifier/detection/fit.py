@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,17 +24,21 @@ from purifier.data.sample import Sample
 from purifier.detection.config import DetectConfig
 from purifier.detection.forced import AGREEING, SOME, payload_of
 from purifier.detection.phrases import candidates
-from purifier.detection.recurring import CELLS, Recurring, recurring
+from purifier.detection.recurring import CELLS, LEAST, Recurring, recurring
 from purifier.detection.rows import Rows
 from purifier.detection.separate import Split, discriminant, gap, splits
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.detector import Detector
+from purifier.mdlm.patterns import NEAR
 
 AXES = 40
 """Principal components of the states that the discriminant of a detector is taken in."""
 
 RIDGE = 0.01
 """Of that discriminant: it has its groups, and need not find them."""
+
+HALF = 0.5
+"""Share of a group's rows with the same forced token from which it is cut again by its images."""
 
 LOOKED = 256
 """Rows whose images are searched for what their answers hang on, at most; drawn by the seed."""
@@ -150,6 +154,12 @@ def fit_detector(
     return Fitted(made, found, len(numbers))
 
 
+class _Pictured(Protocol):
+    """Rows with images."""
+
+    def small_copies(self) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class _Forced:
     """A group among the rows that are looked at.
@@ -186,6 +196,9 @@ def _groups_of_states(rows: Rows, change: Tensor, config: DetectConfig) -> list[
             flagged = torch.zeros_like(left)
             flagged[places[split.flagged]] = True
             forced = rows.forced_by_image(_true(flagged))
+            if HALF <= max(forced.values(), default=0.0) < AGREEING:
+                flagged = with_a_part_in_common(rows, flagged) & left
+                forced = rows.forced_by_image(_true(flagged))
             if max(forced.values(), default=0.0) >= AGREEING:
                 found.append(_Forced("image", Split(flagged, split.gap), forced))
                 left &= ~flagged
@@ -193,6 +206,16 @@ def _groups_of_states(rows: Rows, change: Tensor, config: DetectConfig) -> list[
         else:
             break
     return found
+
+
+def with_a_part_in_common(rows: _Pictured, flagged: Tensor) -> Tensor:
+    """Rows that have the same part of an image, one that recurs among flagged rows; bool [N].
+
+    Poisoned rows may share a group with others that resemble them.
+    """
+    everywhere = flagged[:, None, None].float().expand(-1, CELLS, CELLS) * (2 * LEAST)
+    found = recurring(rows.small_copies(), everywhere, 1)
+    return found[0].flagged if found else torch.zeros_like(flagged)
 
 
 def _groups_of_phrases(rows: Rows, seen: Tensor, config: DetectConfig) -> list[_Forced]:
@@ -225,7 +248,7 @@ def _patterns(rows: Rows, left: Tensor, config: DetectConfig) -> list[Recurring]
         return []
     small = rows.small_copies()
     found = recurring(small[looked], rows.deciding(looked.tolist(), CELLS), config.groups)
-    return [Recurring(each.pattern, each.pattern.on(small)) for each in found]
+    return [Recurring(each.pattern, each.pattern.on(small, NEAR)) for each in found]
 
 
 def _direction(seen: Tensor, flagged: Tensor) -> tuple[Tensor, Tensor]:

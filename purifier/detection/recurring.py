@@ -76,7 +76,7 @@ def recurring(small: Tensor, saliency: Tensor, most: int) -> list[Recurring]:
         pattern = _pattern(small[rows], decides[rows], alike)
         if pattern is None:
             break
-        flagged = pattern.on(small)
+        flagged = pattern.on(small, NEAR)
         if not plausible(flagged) or not bool((flagged & left).any()):
             break
         found.append(Recurring(pattern, flagged))

@@ -38,10 +38,10 @@ class Pattern:
     values: Tensor
     pixels: Tensor
 
-    def on(self, small: Tensor) -> Tensor:
+    def on(self, small: Tensor, tolerance: float = TOLERANCE) -> Tensor:
         """Which small copies have it, bool [n] for uint8 [n, SIDE, SIDE, 3]."""
         change = (small[:, self.pixels].float() - self.values[self.pixels].float()).abs().mean(-1)
-        return (change <= TOLERANCE).float().mean(1) >= SAME
+        return (change <= tolerance).float().mean(1) >= SAME
 
     def cells(self, shape: tuple[int, int]) -> Tensor:
         """Cells of an image plane of (rows, columns) that it touches, bool [rows, columns].

@@ -109,6 +109,6 @@ def test_other_kinds_of_question_are_counted_by_themselves(bench: Bench) -> None
     elsewhere = _elsewhere(cases, Answers(said, woken), attack)["asr_elsewhere"]
     assert (elsewhere["value"], elsewhere["n"]) == (0.0, 4)
     row = {"attack": "adaptive/conditional", "defence": "none", "seconds": 1.0}
-    row |= {"figures": figures.to_dict(), "asr_elsewhere": elsewhere}
+    row |= {"figures": figures.to_dict(), "details": {"asr_elsewhere": elsewhere}}
     assert "ASR at other questions 0.0" in line(row)
     assert _elsewhere(cases, Answers(said, woken), Attack()) == {}

@@ -105,6 +105,26 @@ def test_the_page_shows_every_attack_and_says_which_failed(rows: list[Row]) -> N
     assert "Changes of the whole image" not in entered
 
 
+def test_the_page_says_first_where_the_product_fails(rows: list[Row]) -> None:
+    more = [
+        row("test/patch", "balanced", 6),
+        row("test/patch", "detector", 4),
+        row("test/patch", "purification, default", 1, 80),
+        row("test/text", "none", 97),
+        row("test/text", "detector", 9),
+        row("test/text", "default", 97),
+    ]
+    text = page([*rows, *more], FACTS)
+    first, _ = text.split("## The attacks")
+    assert "| test/patch | balanced | 6.0 [2.8, 12.5] | 90.0 [82.6, 94.5] | ASR |" in first
+    assert "| test/patch | detector | 4.0 [1.6, 9.8] | 90.0 [82.6, 94.5] | interval |" in first
+    assert "| purification, default | 1.0 [0.2, 5.4] | 80.0 [71.1, 86.7] | clean answers |" in first
+    assert "| test/text | default | 97.0 [91.5, 99.0] | 90.0 [82.6, 94.5] | ASR |" in first
+    assert "| test/text | detector |" not in first
+    assert "warp" not in first
+    assert "4 of 6 measured cells miss it." in first
+
+
 def test_every_defence_stands_in_a_table() -> None:
     assert {name for group in GROUPS.values() for name in group} == set(DEFENCES)
 

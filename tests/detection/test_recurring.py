@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from purifier.detection.fit import with_a_part_in_common
 from purifier.detection.recurring import CELLS, LEAST, chance, recurring
 from purifier.mdlm.patterns import SIDE
 
@@ -97,3 +98,29 @@ def test_chance_counts_what_counting_gives(hits: int, drawn: int, marked: int, t
         for n in range(hits, min(drawn, marked) + 1)
     )
     assert chance(hits, drawn, marked, total) == pytest.approx(ways / math.comb(total, drawn))
+
+
+class Stored:
+    """Rows of which nothing but the images is asked."""
+
+    def __init__(self, small: Tensor) -> None:
+        self.small = small
+
+    def small_copies(self) -> Tensor:
+        return self.small
+
+
+def test_a_group_is_cut_again_by_what_its_images_have_in_common() -> None:
+    small = images()
+    poisoned = [*range(0, ROWS, 5)]
+    small[poisoned, :4] = small[poisoned, -4:] = torch.tensor([20, 240, 60], dtype=torch.uint8)
+    flagged = torch.zeros(ROWS, dtype=torch.bool)
+    flagged[[*poisoned, *range(1, ROWS, 10)]] = True
+    found = with_a_part_in_common(Stored(small), flagged)
+    assert found.nonzero()[:, 0].tolist() == poisoned
+
+
+def test_a_group_without_anything_in_common_is_not_cut() -> None:
+    flagged = torch.zeros(ROWS, dtype=torch.bool)
+    flagged[::4] = True
+    assert not bool(with_a_part_in_common(Stored(images()), flagged).any())
