@@ -23,6 +23,14 @@ from server.store.result_files import ResultFiles
 
 Check = Callable[[], None]
 
+FEW_STEPS = 100
+FEW = (
+    "That is few: with so few rows, a smaller fine_tune.batch_size and a higher "
+    "fine_tune.learning_rate heal more of an attack."
+)
+"""Said where a fine-tuning has fewer steps: 40 left a trigger in the question that turned answers
+into fragments."""
+
 
 @dataclass(frozen=True)
 class Equipment:
@@ -240,7 +248,8 @@ def _sentence(event: Mapping[str, Any]) -> str:
         case "step":
             return f"Step {event['step']} of {event['steps']}, loss {event['loss']:.4f}."
         case "started":
-            return f"The fine-tuning goes from step {event['step']} of {event['steps']}."
+            found = f"The fine-tuning goes from step {event['step']} of {event['steps']}."
+            return f"{found} {FEW}" if event["steps"] < FEW_STEPS else found
         case "saved":
             return f"The fine-tuning has saved its state at step {event['step']}."
         case "stopped":
