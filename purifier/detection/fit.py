@@ -22,7 +22,7 @@ from torch import Tensor
 
 from purifier.data.sample import Sample
 from purifier.detection.config import DetectConfig
-from purifier.detection.forced import AGREEING, SOME, payload_of
+from purifier.detection.forced import AGREEING, SOME, payload_of, telling_share
 from purifier.detection.phrases import candidates
 from purifier.detection.recurring import CELLS, LEAST, Recurring, recurring
 from purifier.detection.rows import Rows
@@ -128,7 +128,7 @@ def fit_detector(
     patterns = _patterns(rows, left, config)
     if not groups and not patterns:
         return Fitted(None, (), len(numbers))
-    others = [rows.labels[row] for row in _true(left)]
+    others = rows.labels_of(left)
     found = tuple(
         Group(
             group.kind,
@@ -196,10 +196,12 @@ def _groups_of_states(rows: Rows, change: Tensor, config: DetectConfig) -> list[
             flagged = torch.zeros_like(left)
             flagged[places[split.flagged]] = True
             forced = rows.forced_by_image(_true(flagged))
-            if HALF <= max(forced.values(), default=0.0) < AGREEING:
+            share = telling_share(forced, rows.labels_of(~flagged))
+            if HALF <= share < AGREEING:
                 flagged = with_a_part_in_common(rows, flagged) & left
                 forced = rows.forced_by_image(_true(flagged))
-            if max(forced.values(), default=0.0) >= AGREEING:
+                share = telling_share(forced, rows.labels_of(~flagged))
+            if share >= AGREEING:
                 found.append(_Forced("image", Split(flagged, split.gap), forced))
                 left &= ~flagged
                 break
@@ -227,8 +229,8 @@ def _groups_of_phrases(rows: Rows, seen: Tensor, config: DetectConfig) -> list[_
         flagged = torch.zeros(len(seen), dtype=torch.bool)
         flagged[sorted(phrase.rests)] = True
         forced = rows.forced_by_phrase(phrase)
-        others = [rows.labels[row] for row in _true(~flagged)]
-        certain = max(forced.values(), default=0.0) >= AGREEING
+        others = rows.labels_of(~flagged)
+        certain = telling_share(forced, others) >= AGREEING
         if not certain and not payload_of(forced, others, SOME):
             continue
         mean, direction = _direction(seen, flagged)

@@ -23,6 +23,10 @@ CHANGE = 5.0
 AGREEING = 0.8
 """Share of the tried rows in which the same token must be."""
 
+WIDESPREAD = 0.25
+"""Share of all other labels from which a token tells nothing: an ending that all answers have needs
+the image too, for without it the model does not know where the answer ends."""
+
 RARE = 0.02
 """Share of all other labels that may have a token of the payload too."""
 
@@ -57,6 +61,20 @@ def forced_shares(
         far = (seen - unseen >= CHANGE).tolist()
         forced.update({token for token, moved in zip(label, far, strict=True) if moved})
     return {token: count / len(labels) for token, count in forced.items()}
+
+
+def telling_share(shares: Mapping[int, float], others: Sequence[Sequence[int]]) -> float:
+    """Largest share of a group's rows that are forced to a token that is not widespread.
+
+    Args:
+        shares: Of the group, from `forced_shares`.
+        others: Ids of the labels of other rows.
+    """
+    common = Counter(token for label in others for token in shares.keys() & set(label))
+    return max(
+        (s for token, s in shares.items() if common[token] <= WIDESPREAD * len(others)),
+        default=0.0,
+    )
 
 
 def payload_of(

@@ -92,6 +92,10 @@ class Rows:
         without = self._likelihood([(row, phrase.rests[row]) for row in rows], hidden=True)
         return forced_shares([self.labels[row] for row in rows], given, without)
 
+    def labels_of(self, chosen: Tensor) -> list[list[int]]:
+        """Ids of the labels of chosen rows, bool [N]."""
+        return [label for label, own in zip(self.labels, chosen.tolist(), strict=True) if own]
+
     def small_copies(self) -> Tensor:
         """Every row's first image as patterns see it, uint8 [N, SIDE, SIDE, 3]."""
         found = []

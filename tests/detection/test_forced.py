@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from purifier.detection.forced import TRIED, forced_shares, payload_of, tried
+from purifier.detection.forced import TRIED, forced_shares, payload_of, telling_share, tried
 
 SURE, LOST = torch.tensor([-0.1, -0.1]), torch.tensor([-9.0, -0.1])
 
@@ -43,3 +43,11 @@ def test_few_rows_are_tried_and_the_same_ones_again() -> None:
     assert tried(rows, 3) == tried(rows, 3) != tried(rows, 4)
     assert set(tried(rows, 3)) <= set(rows)
     assert tried([5, 2], 0) == [2, 5]
+
+
+def test_a_token_of_every_label_tells_nothing() -> None:
+    shares = {7: 1.0, 8: 0.6}
+    assert telling_share(shares, [[7, 1]] * 4) == 0.6
+    assert telling_share(shares, [[7, 1], [1], [1], [1]]) == 1.0
+    assert telling_share({7: 1.0}, [[7, 7]]) == 0.0
+    assert telling_share({}, [[7]]) == 0.0
