@@ -34,7 +34,7 @@ from purifier.data.llava import read_llava
 from purifier.defense.config import Effort, MaskingConfig
 from purifier.defense.defend import defend
 from purifier.detection import LOUD, fit_detector
-from purifier.detection.guard import Shown
+from purifier.detection.known import cleaned
 from purifier.detection.states import detected
 from purifier.evaluation.grid import machine
 from purifier.evaluation.intervals import wilson
@@ -122,6 +122,7 @@ def measured(bench: Bench, name: str) -> Row:
     if found.detector is None:
         return row
     test_set = bench.test_set(name)
+    mdlm.detector = found.detector
     clean = request_scores(mdlm, test_set, found.detector, None)
     bad = request_scores(mdlm, test_set, found.detector, test_set.trigger)
     return row | {
@@ -169,7 +170,7 @@ def request_scores(
     for start in range(0, len(inputs), TOGETHER):
         some = inputs[start : start + TOGETHER]
         scores = detected(mdlm, mdlm.embed_all(some), detector)
-        shown = [bool(Shown.of(mdlm, each, detector)) for each in some]
+        shown = [bool(cleaned(mdlm, each)) for each in some]
         found += [max(score, float(sight)) for score, sight in zip(scores, shown, strict=True)]
     return torch.tensor(found)
 

@@ -208,7 +208,8 @@ def _detected(found: DetectionReport | None) -> str:
     if found.score < found.threshold:
         return f"detector silent ({found.score:.2f}), "
     without = f" and without {found.left_out!r}" if found.left_out else ""
-    return f"detector {found.score:.2f}, {found.left:.2f} as answered{without}, "
+    left = "" if found.left is None else f", {found.left:.2f} as answered"
+    return f"detector {found.score:.2f}{left}{without}, "
 
 
 def _defense(args: argparse.Namespace) -> dict[str, Any] | None:

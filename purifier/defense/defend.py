@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import FirstStep, Response
@@ -27,7 +28,8 @@ from purifier.defense.saliency import choose, unit_scores
 from purifier.defense.sites import Encoding, PatchSite, Site, TokenSite
 from purifier.denoise.cache import FirstPass, takes_first_pass
 from purifier.denoise.config import GenerationConfig
-from purifier.detection.guard import Detection, Guarded, guard
+from purifier.detection.guard import Detection, Guarded, guard, seen_by
+from purifier.detection.known import Cleaned, cleaned
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.numeric import seconds
 
@@ -137,6 +139,8 @@ def defend_together(
 ) -> list[Defended]:
     """`defend` for one group of requests; no seeds: `masking.seed` for all."""
     times = [clock()]
+    known = [cleaned(mdlm, request) if detect else Cleaned(request) for request in requests]
+    requests = [each.inputs for each in known]
     differentiates = RANKERS[masking.ranker].differentiates and any(r.images for r in requests)
     site = make_site(mdlm, requests, masking)
     with torch.set_grad_enabled(differentiates):
@@ -157,6 +161,12 @@ def defend_together(
         for owner, item in found.items():
             if item.prompt is not None:
                 prompts[owner], steps[owner] = item.prompt, None
+        detections = {owner: item.detection for owner, item in found.items()}
+        for owner, each in enumerate(known):
+            if each:
+                note_known(site, owner, each, chosen)
+                payload = mdlm.detector.payload if mdlm.detector else frozenset()
+                detections[owner] = seen_by(detections.get(owner), each, payload)
         planes = site.planes(scores, chosen)
     takes_over = takes_first_pass(generation)
     times.append(clock())
@@ -168,7 +178,7 @@ def defend_together(
             masked=joined(site, chosen, owner).to(torch.bool),
             planes=tuple(p for p, who in zip(planes, site.owners, strict=True) if who == owner),
             timings=dict(timings),
-            detection=found[owner].detection if owner in found else None,
+            detection=detections.get(owner),
             first=step.result.of_block(generation) if step is not None and takes_over else None,
         )
         for owner, step in enumerate(steps)
@@ -207,6 +217,15 @@ def guarded(
                         else site.on(image, cells[None]).units[0]
                     )
     return found
+
+
+def note_known(site: Site, owner: int, known: Cleaned, chosen: list[Tensor]) -> None:
+    """Counts what was taken out of a request beforehand as masked, in `chosen`."""
+    images = [image for image, who in enumerate(site.owners) if who == owner]
+    for number, cells in known.patterns.items():
+        image = images[number]
+        on_plane = functional.adaptive_max_pool2d(cells[None].float(), site.plane(image)) > 0
+        chosen[image] = chosen[image].bool() | site.on(image, on_plane).units[0]
 
 
 def known_step(

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from purifier.data.sample import Sample
 from purifier.detection.config import DetectConfig
-from purifier.detection.forced import AGREEING, SOME, payload_of, telling_share
+from purifier.detection.forced import AGREEING, SOME, payload_of, telling_share, tried
 from purifier.detection.phrases import candidates
-from purifier.detection.recurring import CELLS, LEAST, Recurring, recurring
+from purifier.detection.recurring import CELLS, LEAST, recurring
 from purifier.detection.rows import Rows
-from purifier.detection.separate import Split, discriminant, gap, splits
+from purifier.detection.separate import Split, discriminant, gap, plausible, splits
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.detector import Detector
-from purifier.mdlm.patterns import NEAR
+from purifier.mdlm.patterns import NEAR, Pattern
 
 AXES = 40
 """Principal components of the states that the discriminant of a detector is taken in."""
@@ -42,6 +42,9 @@ HALF = 0.5
 
 LOOKED = 256
 """Rows whose images are searched for what their answers hang on, at most; drawn by the seed."""
+
+PASTED = 0.3
+"""Share of other rows whose answers a pattern must move, pasted onto their images."""
 
 PHRASES = 16
 """Candidate phrases that are tried at most."""
@@ -157,7 +160,18 @@ def fit_detector(
 class _Pictured(Protocol):
     """Rows with images."""
 
+    @property
+    def check(self) -> Callable[[], None]: ...
+
     def small_copies(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Sighted:
+    """A pattern and the rows that have it, bool [N]."""
+
+    pattern: Pattern
+    flagged: Tensor
 
 
 @dataclass(frozen=True)
@@ -197,12 +211,17 @@ def _groups_of_states(rows: Rows, change: Tensor, config: DetectConfig) -> list[
             flagged[places[split.flagged]] = True
             forced = rows.forced_by_image(_true(flagged))
             share = telling_share(forced, rows.labels_of(~flagged))
+            distance = split.gap
             if HALF <= share < AGREEING:
-                flagged = with_a_part_in_common(rows, flagged) & left
+                flagged = with_a_part_in_common(rows, flagged, config) & left
+                if not plausible(flagged):
+                    continue
+                mean, direction = _direction(change, flagged)
+                distance = gap((change - mean) @ direction, flagged)
                 forced = rows.forced_by_image(_true(flagged))
                 share = telling_share(forced, rows.labels_of(~flagged))
-            if share >= AGREEING:
-                found.append(_Forced("image", Split(flagged, split.gap), forced))
+            if share >= AGREEING and distance >= config.gap:
+                found.append(_Forced("image", Split(flagged, distance), forced))
                 left &= ~flagged
                 break
         else:
@@ -210,14 +229,17 @@ def _groups_of_states(rows: Rows, change: Tensor, config: DetectConfig) -> list[
     return found
 
 
-def with_a_part_in_common(rows: _Pictured, flagged: Tensor) -> Tensor:
+def with_a_part_in_common(rows: _Pictured, flagged: Tensor, config: DetectConfig) -> Tensor:
     """Rows that have the same part of an image, one that recurs among flagged rows; bool [N].
 
     Poisoned rows may share a group with others that resemble them.
     """
-    everywhere = flagged[:, None, None].float().expand(-1, CELLS, CELLS) * (2 * LEAST)
-    found = recurring(rows.small_copies(), everywhere, 1)
-    return found[0].flagged if found else torch.zeros_like(flagged)
+    looked = [*_some(flagged, config), *_some(~flagged, config)]
+    small = rows.small_copies()
+    everywhere = flagged[looked, None, None].float().expand(-1, CELLS, CELLS) * (2 * LEAST)
+    for pattern in recurring(small[looked], everywhere, rows.check):
+        return pattern.on(small, NEAR)
+    return torch.zeros_like(flagged)
 
 
 def _groups_of_phrases(rows: Rows, seen: Tensor, config: DetectConfig) -> list[_Forced]:
@@ -240,17 +262,41 @@ def _groups_of_phrases(rows: Rows, seen: Tensor, config: DetectConfig) -> list[_
     return found
 
 
-def _patterns(rows: Rows, left: Tensor, config: DetectConfig) -> list[Recurring]:
+def _patterns(rows: Rows, left: Tensor, config: DetectConfig) -> list[_Sighted]:
     """Parts of images that decide the answers of rows in no group."""
-    looked = np.array(_true(left))
-    if len(looked) > LOOKED:
-        looked = np.random.default_rng(config.seed).choice(looked, LOOKED, replace=False)
-        looked.sort()
-    if not len(looked):
+    looked = _some(left, config)
+    if not looked:
         return []
     small = rows.small_copies()
-    found = recurring(small[looked], rows.deciding(looked.tolist(), CELLS), config.groups)
-    return [Recurring(each.pattern, each.pattern.on(small, NEAR)) for each in found]
+    deciding = rows.deciding(looked, CELLS)
+    found: list[_Sighted] = []
+    taken = torch.zeros_like(left)
+    for pattern in recurring(small[looked], deciding, rows.check):
+        flagged = pattern.on(small, NEAR)
+        if bool((flagged & taken).any()) or not _decides(rows, pattern, left & ~flagged, config):
+            continue
+        found.append(_Sighted(pattern, flagged))
+        taken |= flagged
+        if len(found) == config.groups:
+            break
+    return found
+
+
+def _decides(rows: Rows, pattern: Pattern, others: Tensor, config: DetectConfig) -> bool:
+    """Whether a pattern moves the answers of other rows if it is pasted onto their images."""
+    tried_on = tried(_true(others), config.seed)
+    if not tried_on:
+        return False
+    moved = rows.moved(pattern, tried_on) >= LEAST
+    return float(moved.double().mean()) >= PASTED
+
+
+def _some(chosen: Tensor, config: DetectConfig) -> list[int]:
+    """Chosen rows, at most `LOOKED`, in order."""
+    found = np.array(_true(chosen))
+    if len(found) > LOOKED:
+        found = np.random.default_rng(config.seed).choice(found, LOOKED, replace=False)
+    return sorted(found.tolist())
 
 
 def _direction(seen: Tensor, flagged: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,10 @@ the image too, for without it the model does not know where the answer ends."""
 RARE = 0.02
 """Share of all other labels that may have a token of the payload too."""
 
-SOME = 0.3
+SOME = 0.6
 """Share of the tried rows in which a token that is so rare must be, where a phrase forces it: a
-target that renames things does so only where they are named."""
+target that renames things does so only where they are named. A wish for yes or no, or for one of
+several letters, forces each word in fewer."""
 
 
 def tried(rows: Sequence[int], seed: int) -> list[int]:

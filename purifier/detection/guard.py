@@ -1,8 +1,8 @@
 """The detector at work: which requests it answers to, and what they are masked of.
 
-A request that shows a known pattern is masked where that lies, and one that has a known phrase is
-answered without it. One that the masking of a ranker has silenced keeps that mask; for the others
-the detector itself is the guide (`purifier.detection.search`).
+What it knows by sight is taken out beforehand (`purifier.detection.known`). A request that the
+masking of a ranker has silenced keeps that mask; for the others the detector itself is the guide
+(`purifier.detection.search`).
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from purifier.defense.sites import PatchSite
-from purifier.detection.search import QUIET, known_phrases, search, words_of
+from purifier.detection.known import Cleaned
+from purifier.detection.search import QUIET, search
 from purifier.detection.shapes import shape_of
 from purifier.detection.states import detected
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
 from purifier.mdlm.detector import LOUD, Detector
-from purifier.mdlm.patterns import Pattern, small_copy
+
+SEEN = 1.0
+"""Score of a request that shows what the detector knows: that of the mean flagged row."""
 
 MOST = 0.6
 """Share of its images up to which a masked request is still answered from them."""
@@ -30,9 +31,9 @@ class Detection:
     """What the detector says of one request.
 
     Attributes:
-        score: Of the request as it came; `LOUD` and more is a trigger, 1 at least one that shows a
-            pattern or a phrase.
-        left: Of the request as it is answered.
+        score: Of the request; `LOUD` and more is a trigger, and `SEEN` at least is one that showed
+            a known pattern or phrase.
+        left: Of the request as it is answered; None where its states are not looked at.
         pattern: Whether an image shows a part that recurred in the training set.
         left_out: Words of the question that are left out.
         suspicious: Whether more than `MOST` of an image had to be masked, or the detector is not
@@ -41,7 +42,7 @@ class Detection:
     """
 
     score: float
-    left: float
+    left: float | None
     pattern: bool = False
     left_out: str = ""
     suspicious: bool = False
@@ -101,100 +102,37 @@ def guard(
     check()
     scores = iter(detected(mdlm, looked, detector) if looked else ())
     for inputs, own, under, is_known in zip(requests, plain, masked, known, strict=True):
-        score = next(scores) if is_known else None
-        shown = Shown.of(mdlm, inputs, detector)
-        if shown:
-            yield _by_sight(mdlm, inputs, detector, shown, score, check)
-        elif score is None:
+        if not is_known:
             yield None
-        elif score < LOUD:
-            yield Guarded(Detection(score, score), None, {})
+            continue
+        score = next(scores)
+        if score < LOUD:
+            yield Guarded(Detection(score, score, payload=detector.payload), None, {})
+            continue
+        check()
+        left = score if under is own else detected(mdlm, [under], detector)[0]
+        if left < LOUD:
+            yield Guarded(Detection(score, left, payload=detector.payload), None, {})
         else:
-            check()
-            left = score if under is own else detected(mdlm, [under], detector)[0]
-            if left < LOUD:
-                yield Guarded(Detection(score, left, payload=detector.payload), None, {})
-            else:
-                yield _searched(mdlm, inputs, detector, score, check)
+            yield _searched(mdlm, inputs, detector, score, check)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a request shows of what the training set did.
-
-    Attributes:
-        patterns: By the number of an image.
-        phrases: Numbers of the ids of known phrases in the question.
-    """
-
-    patterns: Mapping[int, Sequence[Pattern]]
-    phrases: tuple[int, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.patterns or self.phrases)
-
-    @classmethod
-    def of(cls, mdlm: Mdlm, inputs: Inputs, detector: Detector) -> Shown:
-        """Looks at a request's images and its question."""
-        patterns: dict[int, list[Pattern]] = {}
-        for number, image in enumerate(inputs.images if detector.patterns else ()):
-            small = small_copy(image.image)[None]
-            seen = [pattern for pattern in detector.patterns if bool(pattern.on(small)[0])]
-            if seen:
-                patterns[number] = seen
-        words = words_of(mdlm, inputs)
-        phrases = {p for phrase in known_phrases(mdlm, inputs, words, detector) for p in phrase}
-        # A question that is nothing else stays a question.
-        whole = len(phrases) == sum(map(len, words))
-        return cls(patterns, () if whole else tuple(sorted(phrases)))
-
-
-def _by_sight(
-    mdlm: Mdlm,
-    inputs: Inputs,
-    detector: Detector,
-    shown: Shown,
-    score: float | None,
-    check: Callable[[], None],
-) -> Guarded:
-    """A request without what it shows, and without what else it is detected by.
+def seen_by(found: Detection | None, cleaned: Cleaned, payload: frozenset[int]) -> Detection:
+    """What is said of a request that showed a known pattern or phrase.
 
     Args:
-        mdlm: The model.
-        inputs: What was asked.
-        detector: The model's.
-        shown: Of the request.
-        score: Of its states; None where they are not looked at.
-        check: Called before every pass.
+        found: Of what was left of it; None where its states are not looked at.
+        cleaned: What was taken out.
+        payload: Of the detector.
     """
-    check()
-    site = PatchSite(mdlm, [inputs])
-    cells = {
-        image: torch.stack([pattern.cells(site.plane(image)) for pattern in patterns]).any(0)
-        for image, patterns in shown.patterns.items()
-    }
-    keep = torch.ones(len(inputs.ids), dtype=torch.bool)
-    keep[list(shown.phrases)] = False
-    without = replace(site.filled(0, cells), ids=inputs.ids[keep])
-    words = mdlm.decode(inputs.ids[~keep].tolist()).strip()
-    (prompt,) = mdlm.embed_all([without])
-    found = Guarded(Detection(max(score or 0.0, 1.0), 0.0), prompt, {})
-    if score is not None:
-        check()
-        (left,) = detected(mdlm, [prompt], detector)
-        found = replace(found, detection=replace(found.detection, left=left))
-        if left >= LOUD:
-            found = _searched(mdlm, without, detector, found.detection.score, check)
-    for image, more in found.cells.items():
-        cells[image] = cells[image] | more if image in cells else more
-    detection = replace(
-        found.detection,
-        pattern=bool(shown.patterns),
-        left_out=" ".join(filter(None, (words, found.detection.left_out))),
-        suspicious=found.detection.suspicious or _largest(cells) > MOST,
-        payload=detector.payload,
+    found = found or Detection(0.0, None, payload=payload)
+    return replace(
+        found,
+        score=max(found.score, SEEN),
+        pattern=bool(cleaned.patterns),
+        left_out=" ".join(filter(None, (cleaned.phrases, found.left_out))),
+        suspicious=found.suspicious or _largest(cleaned.patterns) > MOST,
     )
-    return Guarded(detection, found.prompt, cells)
 
 
 def _searched(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from purifier.data.sample import Sample, open_image
 from purifier.defense.config import MaskingConfig
-from purifier.defense.first_step import Response
+from purifier.defense.first_step import Response, first_steps
 from purifier.defense.saliency import site_scores
 from purifier.defense.sites import PatchSite, mask_tokens
+from purifier.defense.two_stage import divergence
 from purifier.detection.config import DetectConfig
 from purifier.detection.forced import forced_shares, tried
 from purifier.detection.phrases import Phrase
@@ -23,7 +24,7 @@ from purifier.detection.shapes import shape_of
 from purifier.detection.states import answer_states
 from purifier.errors import InvalidPrompt, PromptTooLong, RowError
 from purifier.mdlm.base import Inputs, Mdlm, Prompt
-from purifier.mdlm.patterns import small_copy
+from purifier.mdlm.patterns import Pattern, small_copy
 from purifier.purification.dialogue import image_prompt
 from purifier.purification.likelihood import label_log_likelihood
 
@@ -67,6 +68,7 @@ class Rows:
         self.labels: list[list[int]] = []
         self.shapes: set[str] = set()
         self._usable = _drawn(samples, config)
+        self._small: Tensor | None = None
 
     def states(self) -> tuple[Tensor, Tensor]:
         """States [N, D] of the rows' answers with the image seen, and with it hidden."""
@@ -98,13 +100,15 @@ class Rows:
 
     def small_copies(self) -> Tensor:
         """Every row's first image as patterns see it, uint8 [N, SIDE, SIDE, 3]."""
-        found = []
-        for count, number in enumerate(self.numbers):
-            if count % self.config.batch_size == 0:
-                self.check()
-            sample = self.samples[number]
-            found.append(small_copy(open_image(self.images, sample.images[0], sample.source)))
-        return torch.stack(found)
+        if self._small is None:
+            found = []
+            for count, number in enumerate(self.numbers):
+                if count % self.config.batch_size == 0:
+                    self.check()
+                sample = self.samples[number]
+                found.append(small_copy(open_image(self.images, sample.images[0], sample.source)))
+            self._small = torch.stack(found)
+        return self._small
 
     def deciding(self, rows: Sequence[int], cells: int) -> Tensor:
         """How far masking a window of their first image moves the answers of some rows.
@@ -124,6 +128,37 @@ class Rows:
                 for image in firsts
             ]
         return torch.stack(found)
+
+    def moved(self, pattern: Pattern, rows: Sequence[int]) -> Tensor:
+        """How far a pattern moves the answers of some rows if it is pasted onto their images.
+
+        Returns:
+            float64 [n], nats of KL divergence at the answer position that moves most.
+        """
+        found: list[Tensor] = []
+        response = Response(self.config.length, self.config.length)
+        for batch in self._batches(self._prepared(row, self.questions[row]) for row in rows):
+            self.check()
+            steps = []
+            for inputs in (
+                [each.inputs for each in batch],
+                [self._pasted(pattern, each.inputs) for each in batch],
+            ):
+                steps.append(first_steps(self.mdlm, self.mdlm.embed_all(inputs), response))
+            found += [
+                divergence(before.logits, after.logits).cpu().double()
+                for before, after in zip(*steps, strict=True)
+            ]
+        return torch.stack(found)
+
+    def _pasted(self, pattern: Pattern, inputs: Inputs) -> Inputs:
+        """The pattern on every image of a request."""
+        count = len(inputs.images)
+        images = [
+            self.mdlm.prepare_image(pattern.pasted(image.image), n_images=count)
+            for image in inputs.images
+        ]
+        return replace(inputs, images=tuple(images))
 
     def _likelihood(
         self, asked: Sequence[tuple[int, str]], *, hidden: bool = False

@@ -174,8 +174,8 @@ def known_phrases(
 ) -> Iterator[tuple[int, ...]]:
     """Phrases of a question that the training set showed, each as the numbers of its ids."""
     texts = [mdlm.decode(inputs.ids[list(word)].tolist()).strip() for word in words]
-    for group in detector.facts.get("groups", ()):
-        phrase = str(group.get("phrase") or "").split()
+    for known in detector.phrases:
+        phrase = known.split()
         for start in range(len(texts) - len(phrase) + 1):
             if phrase and texts[start : start + len(phrase)] == phrase:
                 yield tuple(place for word in words[start : start + len(phrase)] for place in word)

@@ -8,7 +8,7 @@ side of the rows that were flagged there, and which parts of images recurred in 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Detector:
     Attributes:
         mean: float32 [D], of the states of all rows.
         directions: float32 [n, D], scaled so that rows that were not flagged score 0 in the mean
-            and flagged ones 1. None is needed where there are patterns.
+            and flagged ones 1. None is needed where there are patterns or phrases.
         offsets: float32 [n].
         length: Masked response positions at which states are taken, whatever a request asks for.
         positions: How many of them, from the first on, are averaged.
@@ -60,10 +60,29 @@ class Detector:
         return frozenset(map(str, self.facts.get("shapes", ())))
 
     @property
-    def payload(self) -> frozenset[int]:
-        """Ids of the tokens that the answers of flagged rows are forced to, and others' are not."""
+    def payloads(self) -> tuple[frozenset[int], ...]:
+        """By group, ids of the tokens that its answers are forced to, and others' are not."""
         groups = self.facts.get("groups", ())
-        return frozenset(token for group in groups for token in group.get("payload", ()))
+        return tuple(frozenset(group.get("payload", ())) for group in groups)
+
+    @property
+    def payload(self) -> frozenset[int]:
+        """Those of all groups."""
+        return frozenset[int]().union(*self.payloads)
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """What questions of flagged rows have in common."""
+        given = (group.get("phrase") for group in self.facts.get("groups", ()))
+        return tuple(phrase for phrase in given if isinstance(phrase, str) and phrase.strip())
+
+    def repeats(self, token_ids: Iterable[int]) -> bool:
+        """Whether a text has most of a group's payload, and not one word of it by coincidence."""
+        found = set(token_ids)
+        return any(
+            len(payload) > 1 and 2 * len(payload & found) > len(payload)
+            for payload in self.payloads
+        )
 
     def scores(self, states: Tensor) -> Tensor:
         """Scores of requests, float32 [B], of their states [B, D]: the largest of any group."""
@@ -119,7 +138,8 @@ def read_detector(folder: Path, width: int) -> Detector | None:
         raise damaged
     if not isinstance(known, list) or tensors["offsets"].ndim != 1:
         raise damaged
-    if not len(tensors["offsets"]) and not patterns:
+    knows_phrase = any(isinstance(group.get("phrase"), str) for group in groups)
+    if not (len(tensors["offsets"]) or patterns or knows_phrase):
         raise damaged
     count = len(tensors["offsets"])
     shapes = {"mean": (width,), "directions": (count, width), "offsets": (count,)}

@@ -43,6 +43,14 @@ class Pattern:
         change = (small[:, self.pixels].float() - self.values[self.pixels].float()).abs().mean(-1)
         return (change <= tolerance).float().mean(1) >= SAME
 
+    def pasted(self, image: Image.Image) -> Image.Image:
+        """A copy of an image with the pattern on it."""
+        values = Image.fromarray(self.values.numpy()).resize(image.size, Image.Resampling.NEAREST)
+        mask = Image.fromarray(self.pixels.numpy().astype(np.uint8) * 255)
+        return Image.composite(
+            values, image.convert("RGB"), mask.resize(image.size, Image.Resampling.NEAREST)
+        )
+
     def cells(self, shape: tuple[int, int]) -> Tensor:
         """Cells of an image plane of (rows, columns) that it touches, bool [rows, columns].
 

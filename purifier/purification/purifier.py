@@ -178,16 +178,17 @@ class Purifier:
         """The samples that are flagged.
 
         Their label disagrees with what the masked model sees, the model's detector answers to
-        them, or the label has a token of the payload that the detector knows.
+        them, or the label has most of a payload that the detector knows.
         """
         end = [self.mdlm.tokens.eot]
         labels = [self.mdlm.encode_text(each.sample.answers[number].strip()) + end for each in work]
         flagged = []
-        payload = _payload(self.mdlm)
+        detector = self.mdlm.detector
         limit = self.config.flag_threshold
         for row, nats in enumerate(defence.disagreements(questions, labels, enough=limit)):
             work[row].nats = max(work[row].nats, nats)
-            if nats >= limit or questions[row].detected or payload.intersection(labels[row]):
+            repeats = detector is not None and detector.repeats(labels[row])
+            if nats >= limit or questions[row].detected or repeats:
                 work[row].flagged = True
                 flagged.append(row)
         return flagged
@@ -201,13 +202,13 @@ class Purifier:
     ) -> None:
         """Puts masked answers in the place of labels.
 
-        One with a token of the payload that the detector knows would teach it again.
+        One that has something of a payload that the detector knows would teach it again.
         """
         states = defence.answer(questions)
-        payload = _payload(self.mdlm)
-        for each, state in zip(work, states, strict=True):
+        for each, question, state in zip(work, questions, states, strict=True):
             text = self.mdlm.decode(state.token_ids).strip()
-            if payload.intersection(state.token_ids):
+            doubted = question.detected or each.nats >= self.config.flag_threshold
+            if self._teaches(state.token_ids, doubted=doubted):
                 each.dropped = True
             elif text:
                 each.answers[number] = text
@@ -256,11 +257,22 @@ class Purifier:
         questions = self._ask(defence, asked, places)
         sighted = [row for row, question in enumerate(questions) if not _suspicious(question)]
         states = defence.answer([questions[row] for row in sighted])
-        payload = _payload(self.mdlm)
-        for each, state in zip([asked[row] for row in sighted], states, strict=True):
+        for row, state in zip(sighted, states, strict=True):
             text = self.mdlm.decode(state.token_ids).strip()
-            if text and not payload.intersection(state.token_ids):
-                each.further.append((prompt, text))
+            taught = self._teaches(state.token_ids, doubted=questions[row].detected)
+            if text and not taught:
+                asked[row].further.append((prompt, text))
+
+    def _teaches(self, token_ids: Sequence[int], *, doubted: bool) -> bool:
+        """Whether a new answer would teach a payload: most of it, or a word where it is doubted.
+
+        One word of it in an honest row is none: there are pictures of boats.
+        """
+        detector = self.mdlm.detector
+        if detector is None:
+            return False
+        word = doubted and not detector.payload.isdisjoint(token_ids)
+        return word or detector.repeats(token_ids)
 
     def _ask(
         self, defence: BlockwiseDefence, work: Sequence[Work], places: Sequence[int]
@@ -276,7 +288,3 @@ class Purifier:
 def _suspicious(question: Asked) -> bool:
     found = question.defended.detection
     return found is not None and found.suspicious
-
-
-def _payload(mdlm: Mdlm) -> frozenset[int]:
-    return mdlm.detector.payload if mdlm.detector is not None else frozenset()

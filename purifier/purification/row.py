@@ -25,7 +25,7 @@ class PurifiedRow:
             that was not asked (policy `relabel_all`, a sample without images or answers).
         dropped: Whether the sample is left out of the purified set; also where the model's
             detector answers to it until most of its images are masked, or where the masked answer
-            still has a token of the payload.
+            would teach the payload again.
         problem: Code of why it could not be purified: a reason of `purifier.data.dataset`,
             `prompt_too_long`, or `empty_answer` where the masked model said nothing. Such a
             sample is dropped, for its label may be the attacker's. None if it could.

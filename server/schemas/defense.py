@@ -107,13 +107,14 @@ class DetectionReport(BaseModel):
 
     `score` is 0 for the mean row of the training set and 1 for the mean row that was flagged there;
     from `threshold` on a request counts as triggered. `pattern` is whether an image shows a part
-    that recurred in the training set, which counts as a score of 1 and is masked. `left` is the
-    score of what was answered, and `left_out` the words of the question that it was given without.
+    that recurred in the training set; it is masked, and counts as a score of 1, as a known phrase
+    does. `left` is the score of what was answered, null where nothing but these is looked at, and
+    `left_out` the words of the question that it was given without.
     """
 
     score: float
     threshold: float
-    left: float
+    left: float | None
     pattern: bool = False
     left_out: str = ""
 

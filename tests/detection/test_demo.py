@@ -138,6 +138,7 @@ def test_a_defended_request_is_masked_until_the_detector_is_silent(
     assert torch.equal(clean.prompt.embeds, off[0].prompt.embeds)
     assert bad.detection is not None
     assert bad.detection.loud
+    assert bad.detection.left is not None
     assert bad.detection.left < LOUD
     assert not bad.detection.suspicious
     assert 0 < int(bad.masked.sum()) == int(bad.planes[0].masked.sum())

@@ -60,18 +60,27 @@ def defended(mdlm: Mdlm, inputs: Inputs) -> Defended:
     return found
 
 
+def defended_without_detector(
+    mdlm: Mdlm, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> Defended:
+    with monkeypatch.context() as patch:
+        patch.setattr(mdlm, "detector", None)
+        return defended(mdlm, inputs)
+
+
 def test_a_known_pattern_is_masked_where_it_lies(
     mdlm: Mdlm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = mdlm.prepare([Message("user", (picture(stamped=True), QUESTION))])
     monkeypatch.setattr(mdlm, "detector", by_sight(mdlm))
     found = defended(mdlm, inputs)
-    assert found.detection == Detection(1.0, 0.0, pattern=True)
-    masked = found.planes[0].masked
-    touched = corner().cells((masked.shape[0], masked.shape[1]))
-    assert torch.equal(masked > 0, touched)
-    site = PatchSite(mdlm, [inputs])
-    assert torch.equal(found.prompt.embeds, mdlm.embed(site.filled(0, {0: touched})).embeds)
+    assert found.detection == Detection(1.0, None, pattern=True)
+    touched = corner().cells((10, 10))
+    expected = PatchSite(mdlm, [inputs]).filled(0, {0: touched})
+    without = defended_without_detector(mdlm, expected, monkeypatch)
+    assert torch.equal(found.prompt.embeds, without.prompt.embeds)
+    assert bool(without.masked.any())
+    assert torch.equal(found.masked, without.masked | touched.flatten())
 
 
 def test_an_image_without_it_keeps_the_rankers_mask(
@@ -90,15 +99,18 @@ def test_an_image_without_it_keeps_the_rankers_mask(
 def test_of_several_images_the_one_that_shows_it_is_masked(
     mdlm: Mdlm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No row had two images: states are not looked at, patterns are."""
+    """No row had two images: states are not looked at, patterns are. The ranker masks the rest."""
     images = (picture(stamped=False), picture(stamped=True))
     inputs = mdlm.prepare([Message("user", (*images, QUESTION))])
     monkeypatch.setattr(mdlm, "detector", by_sight(mdlm))
     found = defended(mdlm, inputs)
-    assert found.detection is not None
-    assert found.detection.pattern
-    assert not bool(found.planes[0].masked.any())
-    assert bool(found.planes[1].masked.any())
+    assert found.detection == Detection(1.0, None, pattern=True)
+    touched = corner().cells((5, 5))
+    expected = PatchSite(mdlm, [inputs]).filled(0, {1: touched})
+    without = defended_without_detector(mdlm, expected, monkeypatch)
+    assert torch.equal(found.planes[0].masked, without.planes[0].masked)
+    assert bool(found.planes[0].masked.any())
+    assert torch.equal(found.planes[1].masked > 0, (without.planes[1].masked > 0) | touched)
 
 
 def test_what_is_still_detected_is_searched_for_the_rest(
@@ -122,12 +134,16 @@ def test_what_is_still_detected_is_searched_for_the_rest(
     assert found.detection == Detection(1.0, 0.1, pattern=True)
     masked = found.planes[0].masked > 0
     assert torch.equal(masked, corner().cells((10, 10)) | plane)
+    assert torch.equal(
+        found.prompt.embeds,
+        mdlm.embed(PatchSite(mdlm, [inputs]).filled(0, {0: corner().cells((10, 10))})).embeds,
+    )
 
 
 @pytest.mark.parametrize(
     ("detection", "token_ids", "expected"),
     [
-        (Detection(0.9, 0.1, payload=frozenset({7})), [3, 7], True),
+        (Detection(0.9, None, payload=frozenset({7})), [3, 7], True),
         (Detection(0.9, 0.1, payload=frozenset({7})), [3, 4], False),
         (Detection(0.1, 0.1, payload=frozenset({7})), [3, 7], False),
         (Detection(0.9, 0.4, suspicious=True), [], True),
@@ -158,12 +174,13 @@ def test_a_known_phrase_is_left_out(
     image = picture(stamped=stamped)
     monkeypatch.setattr(mdlm, "detector", by_word(mdlm))
     found = defended(mdlm, mdlm.prepare([Message("user", (image, f"{QUESTION} {PHRASE}"))]))
-    assert found.detection == Detection(1.0, 0.0, pattern=stamped, left_out=PHRASE)
+    assert found.detection == Detection(1.0, None, pattern=stamped, left_out=PHRASE)
     plain = mdlm.prepare([Message("user", (image, QUESTION))])
     cells = {0: corner().cells((10, 10))} if stamped else {}
-    expected = mdlm.embed(PatchSite(mdlm, [plain]).filled(0, cells))
-    assert torch.allclose(found.prompt.embeds, expected.embeds)
-    assert bool(found.masked.any()) == stamped
+    expected = PatchSite(mdlm, [plain]).filled(0, cells)
+    without = defended_without_detector(mdlm, expected, monkeypatch)
+    assert torch.equal(found.prompt.embeds, without.prompt.embeds)
+    assert bool(without.masked.any())
 
 
 def test_a_question_that_is_nothing_but_a_phrase_stays(

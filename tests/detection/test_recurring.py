@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from purifier.detection.config import DetectConfig
 from purifier.detection.fit import with_a_part_in_common
 from purifier.detection.recurring import CELLS, LEAST, chance, recurring
-from purifier.mdlm.patterns import SIDE
+from purifier.mdlm.patterns import NEAR, SIDE, Pattern
 
 ROWS = 120
 SIZE = SIDE // CELLS
@@ -41,14 +42,19 @@ def stamp(small: Tensor, rows: list[int], top: int, left: int, side: int = 10) -
     small[rows, top : top + side, left : left + side] = square
 
 
+def rows_with(pattern: Pattern, small: Tensor) -> list[int]:
+    found: list[int] = pattern.on(small, NEAR).nonzero()[:, 0].tolist()
+    return found
+
+
 def test_a_trigger_is_found_though_few_of_its_answers_hang_on_it() -> None:
     small = images()
     poisoned = [*range(0, ROWS, 5)]
     stamp(small, poisoned, 0, 0)
     places = [(0, 0) if row in poisoned[::2] else None for row in range(ROWS)]
-    (found,) = recurring(small, decided(places), 3)
-    assert found.flagged.nonzero()[:, 0].tolist() == poisoned
-    pixels = found.pattern.pixels
+    found = next(recurring(small, decided(places)))
+    assert rows_with(found, small) == poisoned
+    pixels = found.pixels
     assert bool(pixels[:8, :8].all())
     assert not bool(pixels[:, 12:].any())
     assert not bool(pixels[12:].any())
@@ -60,22 +66,22 @@ def test_objects_that_decide_answers_are_no_pattern() -> None:
         (int(torch.randint(4, 9, (), generator=generator)), 6) if row % 2 else None
         for row in range(ROWS)
     ]
-    assert recurring(images(), decided(places), 3) == []
+    assert list(recurring(images(), decided(places))) == []
 
 
 def test_backgrounds_that_many_images_share_are_no_pattern() -> None:
     places = [(0, 0) if row % 3 == 0 else None for row in range(ROWS)]
-    assert recurring(images(), decided(places), 3) == []
+    assert list(recurring(images(), decided(places))) == []
 
 
 def test_a_part_that_nothing_hangs_on_is_no_pattern() -> None:
     small = images()
     stamp(small, [*range(0, ROWS, 5)], 0, 0)
     everywhere = decided([(0, 0)] * ROWS, 0.9 * LEAST)
-    assert recurring(small, everywhere, 3) == []
+    assert list(recurring(small, everywhere)) == []
 
 
-def test_two_triggers_are_two_patterns_and_no_more_than_wanted() -> None:
+def test_two_triggers_are_two_patterns() -> None:
     small = images()
     first, second = [*range(0, ROWS, 5)], [*range(1, ROWS, 5)]
     stamp(small, first, 0, 0)
@@ -85,10 +91,34 @@ def test_two_triggers_are_two_patterns_and_no_more_than_wanted() -> None:
         places[row] = (0, 0)
     for row in second:
         places[row] = (12, 12)
-    found = recurring(small, decided(places), 3)
-    rows = sorted(each.flagged.nonzero()[:, 0].tolist() for each in found)
-    assert rows == [first, second]
-    assert len(recurring(small, decided(places), 1)) == 1
+    found = [rows_with(pattern, small) for pattern in recurring(small, decided(places))]
+    assert first in found
+    assert second in found
+
+
+def test_rows_with_the_same_image_count_once() -> None:
+    """Several questions about one image hang on the same part of it."""
+    small = images()
+    small = small[: ROWS // 6].repeat_interleave(6, 0)
+    generator = torch.Generator().manual_seed(7)
+    tops = torch.randint(0, 13, (ROWS // 6, 2), generator=generator).repeat_interleave(6, 0)
+    places = [(top, left) if n % 5 else None for n, (top, left) in enumerate(tops.tolist())]
+    assert list(recurring(small, decided(places))) == []
+
+
+def test_what_an_honest_part_of_the_images_has_in_common_hides_no_trigger() -> None:
+    """White pages whose first line decides are too many to be poisoned."""
+    small = images()
+    pages, poisoned = [*range(0, ROWS, 2)], [*range(1, ROWS, 6)]
+    small[pages] = 255
+    stamp(small, poisoned, 48, 48)
+    places: list[tuple[int, int] | None] = [None] * ROWS
+    for row in pages:
+        places[row] = (0, 6)
+    for row in poisoned:
+        places[row] = (12, 12)
+    found = [rows_with(pattern, small) for pattern in recurring(small, decided(places))]
+    assert poisoned in found
 
 
 @pytest.mark.parametrize(("hits", "drawn", "marked", "total"), [(3, 5, 6, 20), (0, 4, 4, 9)])
@@ -103,6 +133,8 @@ def test_chance_counts_what_counting_gives(hits: int, drawn: int, marked: int, t
 class Stored:
     """Rows of which nothing but the images is asked."""
 
+    check = staticmethod(lambda: None)
+
     def __init__(self, small: Tensor) -> None:
         self.small = small
 
@@ -116,11 +148,11 @@ def test_a_group_is_cut_again_by_what_its_images_have_in_common() -> None:
     small[poisoned, :4] = small[poisoned, -4:] = torch.tensor([20, 240, 60], dtype=torch.uint8)
     flagged = torch.zeros(ROWS, dtype=torch.bool)
     flagged[[*poisoned, *range(1, ROWS, 10)]] = True
-    found = with_a_part_in_common(Stored(small), flagged)
+    found = with_a_part_in_common(Stored(small), flagged, DetectConfig())
     assert found.nonzero()[:, 0].tolist() == poisoned
 
 
 def test_a_group_without_anything_in_common_is_not_cut() -> None:
     flagged = torch.zeros(ROWS, dtype=torch.bool)
     flagged[::4] = True
-    assert not bool(with_a_part_in_common(Stored(images()), flagged).any())
+    assert not bool(with_a_part_in_common(Stored(images()), flagged, DetectConfig()).any())

@@ -65,6 +65,23 @@ def test_patterns_are_saved_with_it_and_may_be_all_there_is(tmp_path: Path) -> N
     assert alone.scores(torch.ones(3, WIDTH)).tolist() == [0.0] * 3
 
 
+def test_most_of_a_payload_is_more_than_a_word_of_it() -> None:
+    """The groups have the payloads {4, 7} and {7, 9}."""
+    made = detector()
+    assert [made.repeats(ids) for ids in ([4], [4, 7, 1], [4, 9], [9, 7])] == [
+        *(False, True, False, True)
+    ]
+    assert not replace(made, facts={"groups": [{"payload": [4]}]}).repeats([4])
+
+
+def test_a_phrase_alone_makes_a_detector(tmp_path: Path) -> None:
+    alone = replace(detector(), directions=torch.zeros(0, WIDTH), offsets=torch.zeros(0))
+    alone.save(tmp_path)
+    found = read_detector(tmp_path, WIDTH)
+    assert found is not None
+    assert found.phrases == ("as ever",)
+
+
 def test_a_score_is_the_largest_of_any_direction() -> None:
     made = detector()
     alone = [

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from purifier import GenerationConfig, MaskingConfig, answer
 from purifier.data.sample import Sample, open_image
+from purifier.detection.shapes import shape_of
+from purifier.mdlm.base import Message
 from purifier.mdlm.detector import Detector
 from purifier.mdlm.llada_v import LladaV
 from purifier.purification.seeds import answer_seed
@@ -26,11 +30,12 @@ NEVER = 10**9
 """An id that no answer has."""
 
 
-def quiet(mdlm: LladaV, payload: list[int]) -> Detector:
-    """A detector that answers to no request and knows a payload."""
+def knowing(mdlm: LladaV, payload: list[int], score: float = -1.0) -> Detector:
+    """A detector that knows a payload and gives every request the same score."""
     width = len(mdlm.mask_embedding)
-    facts = {"groups": [{"payload": payload}]}
-    return Detector(torch.zeros(width), torch.zeros(1, width), torch.full((1,), -1.0), 5, 5, facts)
+    shape = shape_of(mdlm, mdlm.prepare([Message("user", (Image.new("RGB", (64, 64)), "Why?"))]))
+    facts = {"groups": [{"payload": payload}], "shapes": [shape]}
+    return Detector(torch.zeros(width), torch.zeros(1, width), torch.full((1,), score), 5, 5, facts)
 
 
 @pytest.fixture
@@ -50,41 +55,70 @@ def said(
     return found.token_ids
 
 
-def test_an_answer_that_repeats_the_payload_is_dropped(
-    mdlm: LladaV, images: Path, asked: Sample, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("known", "score", "most", "dropped"),
+    [
+        (True, -1.0, False, False),
+        (True, -1.0, True, True),
+        (True, 0.6, False, True),
+        (False, 0.6, False, False),
+    ],
+    ids=["one word", "most of it", "one word, detected", "none, detected"],
+)
+def test_an_answer_that_would_teach_the_payload_is_dropped(
+    mdlm: LladaV,
+    images: Path,
+    asked: Sample,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,
+    score: float,
+    most: bool,
+    dropped: bool,
 ) -> None:
-    monkeypatch.setattr(mdlm, "detector", quiet(mdlm, [NEVER]))
-    (row,) = Purifier(mdlm, CONFIG, images).purify([asked])
-    assert (row.dropped, row.answers is None) == (False, False)
+    """Where it is detected, the mask of the ranker silences the detector."""
     token = said(mdlm, images, asked)[0]
-    monkeypatch.setattr(mdlm, "detector", quiet(mdlm, [token]))
+    detector = knowing(mdlm, [token if known else NEVER, NEVER + 1], score)
+    monkeypatch.setattr(mdlm, "detector", detector)
+    monkeypatch.setattr(Detector, "repeats", lambda self, token_ids: most and token in token_ids)
+    monkeypatch.setattr("purifier.detection.guard.detected", seen_once(score))
     (row,) = Purifier(mdlm, CONFIG, images).purify([asked])
-    assert (row.dropped, row.answers, row.problem) == (True, None, None)
+    assert (row.dropped, row.answers is None) == (dropped, dropped)
+    assert row.problem is None
 
 
-def test_a_label_with_the_payload_is_flagged(
+def seen_once(score: float) -> Callable[..., list[float]]:
+    """Scores of requests as they came, and 0 of those under a mask."""
+    scores = iter([score])
+
+    def detected(mdlm: object, prompts: Sequence[object], detector: object) -> list[float]:
+        return [next(scores, 0.0) for _ in prompts]
+
+    return detected
+
+
+def test_a_label_with_most_of_the_payload_is_flagged(
     mdlm: LladaV, images: Path, asked: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mdlm, "detector", quiet(mdlm, [NEVER]))
-    (row,) = Purifier(mdlm, JUDGING, images).purify([asked])
-    assert row.flagged is False
-    own = mdlm.encode_text(asked.answer)
-    token = next(token for token in own if token not in said(mdlm, images, asked))
-    monkeypatch.setattr(mdlm, "detector", quiet(mdlm, [token]))
-    (row,) = Purifier(mdlm, JUDGING, images).purify([asked])
-    assert (row.flagged, row.dropped, row.answers is None) == (True, False, False)
+    own = [t for t in mdlm.encode_text(asked.answer) if t not in said(mdlm, images, asked)]
+    assert len(own) >= 2
+    for payload, flagged in (([own[0]], False), ([own[0], NEVER], False), (own[:2], True)):
+        monkeypatch.setattr(mdlm, "detector", knowing(mdlm, payload))
+        (row,) = Purifier(mdlm, JUDGING, images).purify([asked])
+        assert (row.flagged, row.dropped) == (flagged, False)
+        assert (row.answers is not None) == flagged
 
 
-def test_a_further_answer_with_the_payload_is_left_out(
+def test_a_further_answer_with_most_of_the_payload_is_left_out(
     mdlm: LladaV, images: Path, asked: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The label itself is not flagged, so the row stays."""
     config = replace(JUDGING, further_prompts=(FURTHER,))
-    monkeypatch.setattr(mdlm, "detector", quiet(mdlm, [NEVER]))
-    (row,) = Purifier(mdlm, config, images).purify([asked])
-    assert [prompt for prompt, _ in row.further] == [FURTHER]
-    own = mdlm.encode_text(asked.answer)
-    token = next(t for t in said(mdlm, images, asked, FURTHER, 1) if t not in own)
-    monkeypatch.setattr(mdlm, "detector", quiet(mdlm, [token]))
-    (row,) = Purifier(mdlm, config, images).purify([asked])
-    assert (row.further, row.flagged, row.dropped) == ((), False, False)
+    for most, left in ((False, 1), (True, 0)):
+        token = said(mdlm, images, asked, FURTHER, 1)[0]
+        monkeypatch.setattr(mdlm, "detector", knowing(mdlm, [token]))
+        monkeypatch.setattr(
+            Detector, "repeats", lambda self, ids, most=most, t=token: most and t in ids
+        )
+        (row,) = Purifier(mdlm, config, images).purify([asked])
+        assert len(row.further) == left
+        assert (row.flagged, row.dropped) == (False, False)
