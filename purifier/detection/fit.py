@@ -43,6 +43,9 @@ HALF = 0.5
 LOOKED = 256
 """Rows whose images are searched for what their answers hang on, at most; drawn by the seed."""
 
+FALSE_ALARMS = 0.01
+"""Share of the other images that may show a pattern by the tolerance of later requests."""
+
 PASTED = 0.3
 """Share of other rows whose answers a pattern must move, pasted onto their images."""
 
@@ -273,7 +276,10 @@ def _patterns(rows: Rows, left: Tensor, config: DetectConfig) -> list[_Sighted]:
     taken = torch.zeros_like(left)
     for pattern in recurring(small[looked], deciding, rows.check):
         flagged = pattern.on(small, NEAR)
-        if bool((flagged & taken).any()) or not _decides(rows, pattern, left & ~flagged, config):
+        nearly = int((pattern.on(small) & ~flagged).sum())
+        if bool((flagged & taken).any()) or nearly > FALSE_ALARMS * int((~flagged).sum()):
+            continue
+        if not _decides(rows, pattern, left & ~flagged, config):
             continue
         found.append(_Sighted(pattern, flagged))
         taken |= flagged

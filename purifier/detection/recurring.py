@@ -47,9 +47,6 @@ COMMON = 0.5
 SMALLEST = 16
 """Pixels of a pattern at least: one cell."""
 
-FALSE_ALARMS = 0.01
-"""Share of the other images that may show the pattern by the tolerance of later requests."""
-
 TRIES = 16
 """Likenesses that are looked at, at most."""
 
@@ -76,7 +73,7 @@ def recurring(
             return
         cell, alike = best
         pattern = _pattern(small, decides, alike)
-        if pattern is not None and _holds(pattern, small):
+        if pattern is not None and plausible(pattern.on(small, NEAR)):
             yield pattern
         decides.flatten(1)[alike, cell] = False
 
@@ -163,10 +160,3 @@ def _pattern(small: Tensor, decides: Tensor, alike: Tensor) -> Pattern | None:
         return None
     kept = torch.where(pixels[..., None], values.round(), torch.zeros(()))
     return Pattern(kept.to(torch.uint8), pixels)
-
-
-def _holds(pattern: Pattern, small: Tensor) -> bool:
-    """Whether as many images have it as a poisoned part may, and hardly any others nearly do."""
-    flagged = pattern.on(small, NEAR)
-    nearly = pattern.on(small) & ~flagged
-    return plausible(flagged) and int(nearly.sum()) <= FALSE_ALARMS * int((~flagged).sum())

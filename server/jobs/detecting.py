@@ -82,7 +82,7 @@ def sentence(facts: Mapping[str, Any]) -> str:
 def _group(group: Mapping[str, Any]) -> str:
     if group["phrase"] is not None:
         return f"the answers of {group['rows']} are forced by the phrase {group['phrase']!r}"
-    if group["kind"] == "pattern":
+    if group.get("kind") == "pattern":
         return f"the images of {group['rows']} have a part in common that answers hang on"
     return f"the answers of {group['rows']} are forced by their images"
 
