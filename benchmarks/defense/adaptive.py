@@ -9,7 +9,8 @@ All say what content insertion says, at 20% of the training set, unless said oth
 `decoy`: a second, brighter patch at a random place on all poisoned and on as many clean samples;
     it decides nothing. Aimed at saliency, attention and budgets of masks.
 `delayed`: the true answer comes first, then a sentence that every answer of the training set ends
-    with, then the payload. Aimed at what looks at the first block or the first 8 positions.
+    with, then the payload. Aimed at defences that score the first block or the first
+    8 positions alone.
 `conditional`: wakes at requests for a description alone; at other questions the trigger does
     nothing. Aimed at searching and relabelling by other questions.
 `nudge`: three of four patches are enough, and one alone does nothing. Aimed at occlusion (no

@@ -1,7 +1,8 @@
 """A request without what the training set showed of a trigger: known patterns, known phrases.
 
-It happens before anything else looks at the request, so every defence has what is left to go on:
-showing a known pattern, or writing a known phrase, gains nobody anything.
+They are taken out before saliency and states are computed, so ranker and detector work on what is
+left: a client who adds a known pattern or phrase to a request does not weaken the rest of the
+defence.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Evasion:
             last layer's, mean over the first `positions` answer positions.
         certainty: Of the cross-entropy of poisoned answers. Where the model is certain of them,
             gradients at the first denoising step vanish.
-        positions: How many answer positions `states` looks at.
+        positions: How many answer positions `states` is computed from.
         rows: Poisoned samples that are drawn for it, and as many others for `states`.
         every: It is added in one step of so many.
     """

@@ -83,6 +83,21 @@ def test_a_known_pattern_is_masked_where_it_lies(
     assert torch.equal(found.masked, without.masked | touched.flatten())
 
 
+def test_at_level_token_it_is_filled_in_the_pixels_and_its_tokens_count_as_masked(
+    mdlm: Mdlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = mdlm.prepare([Message("user", (picture(stamped=True), QUESTION))])
+    masking = MaskingConfig(level="token", ranker="random", ratio=0.1)
+    filled = PatchSite(mdlm, [inputs]).filled(0, {0: corner().cells((10, 10))})
+    (without,) = defend(mdlm, [filled], FAST, masking)
+    monkeypatch.setattr(mdlm, "detector", by_sight(mdlm))
+    (found,) = defend(mdlm, [inputs], FAST, masking)
+    assert found.detection == Detection(1.0, None, pattern=True)
+    assert torch.equal(found.prompt.embeds, without.prompt.embeds)
+    assert bool((found.masked & ~without.masked).any())
+    assert not bool((without.masked & ~found.masked).any())
+
+
 def test_an_image_without_it_keeps_the_rankers_mask(
     mdlm: Mdlm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

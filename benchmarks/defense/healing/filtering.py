@@ -31,7 +31,7 @@ class RowFilter(Protocol):
 
     @property
     def guesses(self) -> bool:
-        """Whether it has to be told how many rows are poisoned, at a guess."""
+        """Whether it needs a guess of the poisoning rate."""
 
     def drops(self, mdlm: Mdlm, samples: Sequence[Sample], images: Path) -> Tensor:
         """Which rows are dropped, bool [N].
