@@ -12,7 +12,9 @@ from purifier.lab.targets import TargetName
 from purifier.mdlm.delta import is_delta
 from purifier.purify import PRESETS, Policy, PurifyConfig
 
-PAPER, DEFAULT = PRESETS["paper"], PRESETS["default"]
+PAPER = PRESETS["paper"]
+DEFAULT = replace(PRESETS["default"], detectors=())
+"""What masking alone does; `benchmarks.defense` measures the search of the training set too."""
 
 SETTINGS: dict[str, PurifyConfig] = {
     "paper": PAPER,

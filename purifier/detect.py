@@ -19,6 +19,7 @@ from typing import Any
 
 from purifier.data.sample import Sample
 from purifier.detection import DETECTOR_FILE, DetectConfig, fit_detector
+from purifier.detection.sentences import search_sentence
 from purifier.errors import InvalidSetting, PurifierError
 from purifier.mdlm.delta import is_delta, root_of, write_delta
 from purifier.mdlm.detector import Detector
@@ -144,20 +145,8 @@ class _Progress:
             print(f"{self.passes} batches", file=sys.stderr, flush=True)
 
 
-def _group(group: dict[str, Any]) -> str:
-    rows = group["rows"]
-    if group["kind"] == "pattern":
-        return f"The images of {rows} rows have a part in common that answers hang on."
-    by = "their images" if group["phrase"] is None else f"the phrase {group['phrase']!r}"
-    return f"The answers of {rows} rows are forced by {by}."
-
-
 def _sentences(result: dict[str, Any]) -> str:
-    lines = [f"{result['rows']} rows looked at in {result['seconds']} s."]
-    for group in result["groups"]:
-        lines.append(_group(group))
-    if not result["groups"]:
-        lines.append("Nothing was found. That is no proof that there is nothing.")
+    lines = [f"{search_sentence(result)} It took {result['seconds']} s."]
     if result["out"] is not None:
         lines.append(f"Wrote {result['checkpoint']}; serve it: disp serve --model {result['out']}")
     return "\n".join(lines)

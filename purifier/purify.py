@@ -24,6 +24,7 @@ from purifier.data.llava import read_llava
 from purifier.data.sample import Sample
 from purifier.defense.config import Level, RankerName
 from purifier.detection import fit_detector
+from purifier.detection.sentences import search_sentence
 from purifier.errors import InvalidSetting, PurifierError
 from purifier.evaluation.report import markdown_table, percent
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     dataset, model, demo = inputs_of(options)
     config = settings(options)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
-    shown = detect(mdlm, dataset, options.limit) if "training-set" in config.detectors else {}
+    shown = detect(mdlm, dataset, options.limit) if config.searched else {}
     seen: list[tuple[Sample, PurifiedRow]] = []
     start = perf_counter()
     tally = purify_dataset(
@@ -162,7 +163,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--flag-threshold", type=float, metavar="NATS")
     add("--window", type=float, metavar="SHARE", help="largest trigger of policy certified")
     add("--block-scores", choices=("first", "each"), help="blocks whose saliency is taken")
-    add("--detectors", nargs="+", choices=get_args(Detector), help="search for the trigger first")
+    add(
+        "--detectors",
+        nargs="*",
+        choices=get_args(Detector),
+        help="what searches for the trigger first (default: training-set; no name: nothing does)",
+    )
     add("--level", choices=get_args(Level))
     add("--ranker", choices=get_args(RankerName))
     add("--ratio", type=float)
@@ -200,9 +206,11 @@ def _progress(done: int, total: int) -> None:
 
 
 def _markdown(result: dict[str, Any]) -> str:
-    shown = {name: value for name, value in result.items() if name != "remarks"}
+    found = result.get("detector")
+    first = f"{search_sentence(found)}\n" if found else ""
+    shown = {name: value for name, value in result.items() if name not in ("remarks", "detector")}
     plain = {name: value for name, value in shown.items() if not isinstance(value, dict)}
-    line = ", ".join(f"{name} {value}" for name, value in plain.items())
+    line = first + ", ".join(f"{name} {value}" for name, value in plain.items())
     figures = {
         name: value for name, value in shown.items() if name not in plain and name != "settings"
     }

@@ -48,7 +48,6 @@ GOALS: Mapping[str, Goal] = {
     "thorough": Goal(kept=0.95),
     "detector": Goal(),
     "purification, default": AFTER_HEALING,
-    "purification, detector": AFTER_HEALING,
 }
 """The product's defences."""
 

@@ -52,6 +52,8 @@ class PurifyConfig:
         detectors: What searches for the trigger besides `masking`: `training-set` looks at the
             states of all rows first (`purifier.detection`). Rows that it answers to are masked
             until it does not, flagged, and left out where most of their images would be masked.
+            `Purifier` uses the detector that its model carries; whoever starts a purification
+            makes it first (`searched`).
         certify: How large a trigger may be that `certified` labels do not depend on.
         batch_size: Samples worked on together, fewer where they are long.
         seed: The job's seed.
@@ -65,7 +67,7 @@ class PurifyConfig:
     turns: Turns = "all"
     rescore_blocks: bool = True
     flag_threshold: float = FLAG_THRESHOLD
-    detectors: tuple[Detector, ...] = ()
+    detectors: tuple[Detector, ...] = ("training-set",)
     certify: CertifyConfig = field(default_factory=CertifyConfig)
     batch_size: int = 32
     seed: int = 0
@@ -123,6 +125,14 @@ class PurifyConfig:
     def flags(self) -> bool:
         """Whether labels are compared with what the masked model sees."""
         return self.policy in ("flag_then_relabel", "drop_flagged")
+
+    @property
+    def searched(self) -> bool:
+        """Whether the training set is searched for a trigger before it is relabelled.
+
+        Certified labels need no detector: no window of an image decides them.
+        """
+        return "training-set" in self.detectors and self.policy != "certified"
 
     @property
     def defence(self) -> MaskingConfig:
@@ -245,9 +255,10 @@ PRESETS: Mapping[str, PurifyConfig] = MappingProxyType(
             ),
             prompt=PAPER_PROMPT,
             turns="first",
+            detectors=(),
         ),
     }
 )
 """`paper` is the recipe of DiSP (arXiv 2602.22246) with the published code's settings: the first
-answer of every sample is replaced. `default` asks each sample's own questions under the
-product's default masking."""
+answer of every sample is replaced. `default` searches the training set for a trigger, then asks
+each sample's own questions under the product's default masking and that of what was found."""

@@ -66,25 +66,9 @@ def detector(job: Job, store: BlobStore, mdlm: Mdlm) -> Detector | None:
     """
     width = len(mdlm.mask_embedding)
     made = None
-    if "training-set" in job.settings.purify.detectors and store.has_folder(job.detection):
+    if job.settings.purify.searched and store.has_folder(job.detection):
         made = read_detector(store.local_folder(job.detection), width)
     return made or read_detector(job.sources.model, width)
-
-
-def sentence(facts: Mapping[str, Any]) -> str:
-    """What was found, for the job's events."""
-    looked = f"The training set was searched for a trigger in {facts['rows']} of its rows"
-    if not facts["groups"]:
-        return f"{looked}: nothing was found."
-    return f"{looked}: {'; '.join(map(_group, facts['groups']))}."
-
-
-def _group(group: Mapping[str, Any]) -> str:
-    if group["phrase"] is not None:
-        return f"the answers of {group['rows']} are forced by the phrase {group['phrase']!r}"
-    if group.get("kind") == "pattern":
-        return f"the images of {group['rows']} have a part in common that answers hang on"
-    return f"the answers of {group['rows']} are forced by their images"
 
 
 def _drawn(

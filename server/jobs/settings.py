@@ -13,7 +13,7 @@ from purifier.purification.config import PurifyConfig
 from purifier.tuning.config import PRESETS as FINETUNE_PRESETS
 from purifier.tuning.config import FinetuneConfig
 from server.errors import InvalidSetting
-from server.jobs.spec import JobSpec
+from server.jobs.spec import ADDED_TO_PURIFY, JobSpec
 
 T = TypeVar("T")
 
@@ -43,8 +43,9 @@ def settings_of(spec: JobSpec) -> JobSettings:
     Raises:
         InvalidSetting: If one is unknown or out of range; `param` is its path in the spec.
     """
+    purify = {**ADDED_TO_PURIFY, **spec.purify}
     return JobSettings(
-        purify=_read("purify", spec.purify, spec.seed, PurifyConfig.from_dict),
+        purify=_read("purify", purify, spec.seed, PurifyConfig.from_dict),
         finetune=_read("finetune", spec.finetune, spec.seed, _finetune),
         evaluation=_read("evaluation", spec.evaluation, spec.seed, EvaluationConfig.from_dict),
         gate=_read("gate", spec.gate, None, GateLimits.from_dict),

@@ -17,7 +17,7 @@ _LONGEST_SHARD = 100_000
 _MAPPINGS = ("purify", "finetune", "evaluation", "gate", "metadata")
 _TEXTS = ("model", "training_file")
 ADDED_TO_PURIFY: Mapping[str, Any] = {"detectors": []}
-"""Settings of `purify` that came after the first version, and their defaults."""
+"""Settings of `purify` that came after the first version, and what jobs made before did."""
 
 _OPTIONAL_TEXTS = ("validation_file", "suffix")
 
@@ -88,8 +88,8 @@ class JobSpec:
     def to_stored(self) -> dict[str, Any]:
         """As JSON values, the way that a job keeps them.
 
-        A field that came after the first version is left out at its default, so that a request
-        that is repeated equals the job it made before an update.
+        A field that came after the first version is left out where it is as it was before, so
+        that a request for the same job equals the one it made before an update.
         """
         values = self.to_dict()
         if self.mark_images:

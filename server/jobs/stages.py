@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from purifier.detection.sentences import search_sentence
 from purifier.tuning.launch import launch
 from server.jobs import detecting, recovery, relabelling
 from server.jobs.activation import Activation
@@ -25,8 +26,8 @@ Check = Callable[[], None]
 
 FEW_STEPS = 100
 FEW = (
-    "That is few: with so few rows, a smaller fine_tune.batch_size and a higher "
-    "fine_tune.learning_rate heal more of an attack."
+    "That is few: with so few rows, a smaller finetune.batch_size and a higher "
+    "finetune.learning_rate heal more of an attack."
 )
 """Said where a fine-tuning has fewer steps: 40 left a trigger in the question that turned answers
 into fragments."""
@@ -107,7 +108,7 @@ class Stages:
         for row in made["audit"]["examples"][:10]:
             self.attempts.event(attempt, row["message"], row)
         self.attempts.relabelling(attempt, {n: shard["rows"] for n, shard in finished.items()})
-        wanted = "training-set" in job.settings.purify.detectors
+        wanted = job.settings.purify.searched
         left = [n for n in range(len(made["shards"])) if n not in finished]
         return {"shards": left, "detect": wanted and bool(left)}
 
@@ -120,7 +121,7 @@ class Stages:
             lambda: self.models.model(job),
             check,
         )
-        self.attempts.event(attempt, detecting.sentence(facts), facts)
+        self.attempts.event(attempt, search_sentence(facts), facts)
         return {}
 
     def relabel(self, attempt: Attempt, job: Job, check: Check, shard: int) -> Mapping[str, Any]:

@@ -98,7 +98,7 @@ def test_a_healed_model_is_kept_with_its_labels(
 ) -> None:
     tuning = FinetuneConfig(parts=("projector",), epochs=1, batch_size=5, cache_mb=64)
     short = {
-        "made": replace(RELABELLINGS["purification, fast"], tuning=tuning),
+        "made": replace(RELABELLINGS["purification, masking alone"], tuning=tuning),
         "true": replace(RELABELLINGS["fine-tuning, true labels"], tuning=tuning),
     }
     for name, healing in short.items():

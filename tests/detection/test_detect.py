@@ -71,7 +71,7 @@ def test_nothing_found_is_said_and_nothing_is_written(
     out = tmp_path / "guarded"
     options = [str(few), "--model", str(checkpoint_path("base")), "--rows", "50"]
     assert main([*options, "--images", str(TRAIN / "images"), "--out", str(out)]) == 0
-    assert "Nothing was found." in capsys.readouterr().out
+    assert "nothing was found." in capsys.readouterr().out
     assert not out.exists()
 
 

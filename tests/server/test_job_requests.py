@@ -19,6 +19,7 @@ from purifier.tuning.config import PRESETS as FINETUNE_PRESETS
 from purifier.tuning.config import FinetuneConfig
 from server.errors import InvalidSetting
 from server.job_requests import settings_of, spec_of
+from server.jobs.settings import settings_of as job_settings_of
 from server.jobs.spec import JobSpec
 from server.schemas import job_settings
 from server.schemas.defense import Effort
@@ -141,13 +142,21 @@ def test_a_job_of_an_older_version_has_marks_added() -> None:
 
 
 def test_a_job_of_an_older_version_searches_with_no_detector() -> None:
-    """And a repeated request equals it: what is stored leaves the default out."""
-    older = spec().to_stored()
+    """And a request for the same job equals it: what is stored leaves the older value out."""
+    older = spec({"detectors": []}).to_stored()
     assert "detectors" not in older["purify"]
     assert settings_of(older)["detectors"] == []
-    asked = spec({"detectors": ["training-set"]})
-    assert asked.to_stored()["purify"]["detectors"] == ["training-set"]
-    assert settings_of(asked.to_dict())["detectors"] == ["training-set"]
+    assert job_settings_of(JobSpec.from_dict(older)).purify.detectors == ()
+
+
+def test_a_job_searches_the_training_set_by_default() -> None:
+    for disp in ({}, {"detectors": ["training-set"]}):
+        stored = spec(disp).to_stored()
+        assert settings_of(stored)["detectors"] == ["training-set"]
+        assert job_settings_of(JobSpec.from_dict(stored)).purify.searched
+    assert settings_of(spec({"preset": "paper"}).to_stored())["detectors"] == []
+    certified = spec({"policy": "certified"}).to_stored()
+    assert not job_settings_of(JobSpec.from_dict(certified)).purify.searched
 
 
 def test_the_attack_of_a_test_set_is_measured_unless_another_is_stated() -> None:

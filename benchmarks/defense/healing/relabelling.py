@@ -103,9 +103,12 @@ class Healing:
         ]
 
 
+MASKING_ALONE = replace(PRESETS["default"], detectors=())
+"""The product's masking of each row by itself, without a search of the training set."""
+
+
 def _relabelled(source: str = OWN, **masking: Any) -> Healing:
-    default = PRESETS["default"]
-    purify = replace(default, policy="relabel_all", masking=default.masking.adjusted(**masking))
+    purify = replace(MASKING_ALONE, masking=MASKING_ALONE.masking.adjusted(**masking))
     return Healing(purify=purify, source=source)
 
 
@@ -113,13 +116,10 @@ RELABELLINGS: Mapping[str, Healing] = {
     "fine-tuning, poisoned labels": Healing("poisoned", source="plain fine-tuning"),
     "purification, paper": Healing(purify=PRESETS["paper"], source=PAPER),
     "purification, default": Healing(),
-    "purification, fast": _relabelled(effort="fast"),
-    "purification, detector": Healing(
-        purify=replace(PRESETS["default"], detectors=("training-set",))
-    ),
+    "purification, masking alone": _relabelled(),
     "purification, balanced": _relabelled(effort="balanced"),
     "purification, certified": Healing(
-        purify=replace(PRESETS["default"], policy="certified"), source="this product"
+        purify=replace(MASKING_ALONE, policy="certified"), source="this product"
     ),
     "drop flagged": Healing(
         purify=replace(PRESETS["default"], policy="drop_flagged"), source="this product"

@@ -6,11 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 from purifier.data.llava import read_llava
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
-from server.jobs.detecting import sentence
 from tests.support.job_worker import Forge
 from tests.support.jobs import PURIFY, Site, write_rows
 
@@ -61,14 +58,3 @@ def test_a_search_that_finds_nothing_changes_nothing(
         assert ended.status == "succeeded", ended.error
     assert site.result(plain)["rows"] == site.result(searched)["rows"]
     assert site.seen(searched, message="The training set was searched")
-
-
-@pytest.mark.parametrize(
-    ("group", "expected"),
-    [
-        ({"rows": 9, "phrase": None}, "the answers of 9 are forced by their images."),
-        ({"rows": 9, "phrase": "CF:"}, "the answers of 9 are forced by the phrase 'CF:'."),
-    ],
-)
-def test_events_say_what_was_found(group: dict[str, object], expected: str) -> None:
-    assert sentence({"rows": 50, "groups": [group]}).endswith(expected)

@@ -10,4 +10,4 @@ def test_a_fine_tuning_of_few_steps_says_what_to_change() -> None:
     assert plain == f"The fine-tuning goes from step 0 of {FEW_STEPS}."
     few = _sentence({"event": "started", "step": 3, "steps": 40})
     assert few == f"The fine-tuning goes from step 3 of 40. {FEW}"
-    assert "fine_tune.batch_size" in FEW
+    assert "finetune.batch_size" in FEW
