@@ -31,8 +31,8 @@ SETTINGS: DispSettings = {
     "gate": {"max_asr": 0.05, "min_utility": 0.95},
     "activate": "auto",
 }
-"""Of the demo's job: the product's masking without a search of the training set, half the epochs and
-a small evaluation, so that two CPU cores are done in minutes."""
+"""Of the demo's job: the product's masking without a search of the training set, half the epochs
+and a small evaluation, so that two CPU cores are done in minutes."""
 
 
 class JobFailed(DispError):
