@@ -46,7 +46,7 @@ class Lab:
         """What decides the weights of an attack."""
         return {
             "attack": attack.to_dict(),
-            "recipe": asdict(self.recipe),
+            "recipe": asdict(self.passes_of(attack)),
             "samples": self.samples,
             "scenes_seed": self.scenes_seed,
             "base": base_hash(self.base),
@@ -83,9 +83,13 @@ class Lab:
         data = self.data(attack)
         return self.train_on(data / "train.json", data / "images", attack, checkpoint, evading=True)
 
+    def passes_of(self, attack: Attack) -> AttackRecipe:
+        """The recipe with the passes over the training set that an attack takes."""
+        return replace(self.recipe, epochs=attack.epochs or self.recipe.epochs)
+
     def recipe_of(self, attack: Attack) -> AttackRecipe:
-        """The recipe with the seed of an attack."""
-        return replace(self.recipe, seed=self.recipe.seed + attack.seed)
+        """The recipe with the passes and the seed of an attack."""
+        return replace(self.passes_of(attack), seed=self.recipe.seed + attack.seed)
 
     def train_on(
         self,

@@ -39,6 +39,7 @@ class Attack:
         ending: A sentence behind every answer of the training set, poisoned or not: a model
             trained on it says it always, so that it tells nothing about the trigger.
         evasion: What an attacker who trains the model adds to the loss; None: data alone.
+        epochs: Passes over the training set; None: those of the recipe.
     """
 
     trigger: Trigger = field(default_factory=CornerPatch)
@@ -50,6 +51,7 @@ class Attack:
     seed: int = 0
     ending: str = ""
     evasion: Evasion | None = None
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate <= 1.0:
@@ -70,7 +72,7 @@ class Attack:
         return sample.with_answers(tuple(f"{answer} {self.ending}" for answer in answers))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready settings.
+        """JSON-ready settings of the data set, and of what is added to the loss.
 
         Trained models are named by them, so later settings are left out at their defaults: an
         attack without them keeps its name.
