@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.defense.detection import detector_settings
 from benchmarks.defense.healing import HEALINGS, ModelDefence
 from benchmarks.defense.transforms import TRANSFORMS
-from purifier.defense import group_testing
+from purifier.defense import group_testing, two_stage
 from purifier.defense.config import MaskingConfig, RankerName
 from purifier.errors import InvalidSetting
 from purifier.evaluation.metrics import Answers
@@ -31,6 +31,15 @@ class Defence(Protocol):
 
     def answers(self, runner: Runner) -> Answers | None:
         """Answers to a test set; None where the defence has nothing to work on."""
+
+
+def searching(masking: MaskingConfig) -> dict[str, Any]:
+    """The source of what searches, by its hash: cells of older code are measured anew."""
+    modules = {"two-stage": [two_stage], "group-testing": [two_stage, group_testing]}
+    if masking.ranker not in modules:
+        return {}
+    source = "".join(inspect.getsource(module) for module in modules[masking.ranker])
+    return {"source": hashlib.sha256(source.encode()).hexdigest()[:8]}
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,7 @@ class Masked:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """With the source of what searches: cells of older code are measured anew."""
-        found = asdict(self.masking)
-        if self.masking.ranker == "group-testing":
-            source = inspect.getsource(group_testing)
-            found["source"] = hashlib.sha256(source.encode()).hexdigest()[:8]
-        return found
+        return {**asdict(self.masking), **searching(self.masking)}
 
     def answers(self, runner: Runner) -> Answers:
         cut = Cut(self.masking.ratio, self.masking.threshold)
@@ -73,7 +77,8 @@ class Detected:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {**asdict(self.masking), "detector": detector_settings()}
+        masking = {**asdict(self.masking), **searching(self.masking)}
+        return {**masking, "detector": detector_settings()}
 
     def answers(self, runner: Runner) -> Answers:
         return runner.defended(self.masking)

@@ -6,8 +6,8 @@ Three looks at the windows of an image (`purifier.defense.windows`):
    answer position pays to a visual token, mean over a window's tokens.
 2. *Knockout*: the answer positions alone are run again without sight of a window's visual
    tokens, on stored keys and values of the prompt. The KL divergence at the position that moves
-   most tells whether the answer hangs on these tokens. Run for the windows on a short list, and
-   only where it is asked for: by the ranker of that name, by a gate, or to name further suspects.
+   most tells whether the answer hangs on these tokens. Run for the windows on a short list. Of a
+   trigger that draws less attention than the object it names the window that attention misses.
 3. *Occlusion*: the window is masked, the request encoded and run in full. What was accepted is
    the masked request's first denoising step, and where nothing is, the first pass is the
    unmasked one's: neither is wasted.
@@ -34,6 +34,10 @@ from purifier.numeric import require_finite, wide
 
 UNVERIFIED = 1e-3
 """Nats that a window without an exact score stays below; the cheap looks give the order there."""
+
+ALERT = 1.0
+"""Nats of knockout from which on the window that it names is tried too. Of 120 clean scenes 118
+stay below, so that hardly any honest request pays a second trial (docs/defence.md)."""
 
 STORED_AT_ONCE = 2**12
 """Positions whose keys and values the trials of one pass hold; bounds memory."""
@@ -74,10 +78,15 @@ class Suspects:
         return list(dict.fromkeys(w for turn in turns for w in turn if w is not None))
 
     def tried(self, gate: float, most: int) -> list[int]:
-        """The windows that are masked for a trial; none if knockout moves nothing."""
-        if gate > 0 and float(self.knockout.nan_to_num(0.0).max()) < gate:
+        """The windows that are masked for a trial; none if knockout moves less than `gate`.
+
+        The first `most`, and the one that knockout names where it moves the answer by `ALERT`.
+        """
+        moved = self.knockout.nan_to_num(0.0)
+        if gate > 0 and float(moved.max()) < gate:
             return []
-        return self.order()[:most]
+        named = [int(moved.argmax())] if float(moved.max()) >= ALERT else []
+        return list(dict.fromkeys([*self.order()[:most], *named]))
 
     def cheap(self) -> Tensor:
         """Scores of all windows below `UNVERIFIED`, float64 [n]."""
@@ -157,8 +166,7 @@ def suspects(
     config: MaskingConfig,
     check: Callable[[], None],
 ) -> list[Suspects]:
-    """The first look at every image, and the second where it is asked for."""
-    closer = config.ranker == "knockout" or config.gate > 0 or config.verify > 1
+    """The first look at every image, and the second at the windows that it lists."""
     tail = response_tail(site.mdlm, response)
     drawn = attention_drawn(site, steps, response, tail, check)
     result = []
@@ -170,11 +178,10 @@ def suspects(
         counts = regions.tokens.sum(1).clamp_min(1)
         attention = (regions.tokens.double() @ drawn[image]) / counts
         moved = torch.full_like(attention, torch.nan)
-        if closer:
-            listed = attention.argsort(descending=True, stable=True)[: config.shortlist]
-            unseen = torch.zeros(len(listed), len(step.prompt.embeds), dtype=torch.bool)
-            unseen[:, span.start : span.start + span.length] = regions.tokens[listed]
-            moved[listed] = knocked_out(site.mdlm, step, tail, unseen, response)
+        listed = attention.argsort(descending=True, stable=True)[: config.shortlist]
+        unseen = torch.zeros(len(listed), len(step.prompt.embeds), dtype=torch.bool)
+        unseen[:, span.start : span.start + span.length] = regions.tokens[listed]
+        moved[listed] = knocked_out(site.mdlm, step, tail, unseen, response)
         exact = torch.full_like(moved, torch.nan)
         result.append(
             Suspects(image, site.owners[image], regions, weights, attention, moved, exact)
