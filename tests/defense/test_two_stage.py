@@ -15,7 +15,7 @@ from purifier.defense.defend import Defended, defend, make_site
 from purifier.defense.first_step import FirstStep, Response, first_steps, response_tail
 from purifier.defense.leave_one_out import occlusion
 from purifier.defense.rankers import RANKERS, Task
-from purifier.defense.windows import windows
+from purifier.defense.windows import Regions, windows
 from purifier.denoise.config import GenerationConfig
 from purifier.denoise.state import DenoisingState
 from purifier.denoise.step import denoising_step
@@ -243,3 +243,47 @@ def test_finds_the_trigger_of_the_demo_and_leaves_clean_images_alone(target: str
         assert not clean.masked.any()
         assert bool(triggered.planes[0].masked[0, 0])
         assert not triggered.planes[0].masked[5:].any()
+
+
+def suspected(attention: Sequence[float], moved: Sequence[float]) -> two_stage.Suspects:
+    """Windows of an image by what the first two looks say of them."""
+    units = torch.eye(len(moved), dtype=torch.bool)
+    nothing = torch.full((len(moved),), torch.nan, dtype=torch.float64)
+    looks = [torch.tensor(values, dtype=torch.float64) for values in (attention, moved)]
+    return two_stage.Suspects(0, 0, Regions(units, units), looks[0], *looks, nothing)
+
+
+def test_a_window_that_draws_little_attention_is_tried_where_knockout_names_it() -> None:
+    own = suspected([0.5, 0.3, 0.2, 0.1], [0.0, 0.2, two_stage.ALERT, torch.nan])
+    assert own.tried(gate=0.0, most=1) == [0, 2]
+
+
+def test_below_a_nat_knockout_names_no_further_window() -> None:
+    own = suspected([0.5, 0.3, 0.2, 0.1], [0.0, 0.2, 0.99 * two_stage.ALERT, torch.nan])
+    assert own.tried(gate=0.0, most=1) == [0]
+
+
+def test_a_window_that_both_looks_name_is_tried_once() -> None:
+    assert suspected([0.5, 0.3], [9.0, 2.0]).tried(gate=0.0, most=1) == [0]
+    assert suspected([0.5, 0.3, 0.2], [9.0, 2.0, 1.0]).tried(gate=0.0, most=3) == [0, 1, 2]
+
+
+def test_a_closed_gate_tries_no_window_however_many_are_named() -> None:
+    assert suspected([0.5, 0.3], [1.0, 2.0]).tried(gate=2.5, most=1) == []
+
+
+def test_what_knockout_names_is_verified_besides_what_attention_names(
+    mdlm: LladaV, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the rule, the window that attention names is the only one."""
+    config = masking(ratio=1.0, **{**ALL, "verify": 1})
+    named = scores(mdlm, requests, replace(config, ranker="knockout"))
+
+    def verified(alert: float) -> list[bool]:
+        monkeypatch.setattr(two_stage, "ALERT", alert)
+        found = scores(mdlm, requests, config)
+        pairs = zip(found, named, strict=True)
+        return [bool((own[by == by.max()] >= two_stage.UNVERIFIED).all()) for own, by in pairs]
+
+    assert all(verified(0.0))
+    assert not all(verified(1000.0))
