@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.defense.admission import BASES, CLEAN_TOO_LOW, RANDOM, Cells
-from benchmarks.defense.attacks import TEXT, parts_of
+from benchmarks.defense.attacks import TEXT, attack_by_name, parts_of
 from benchmarks.defense.cells import Row
 from benchmarks.defense.claims import claims_table
 from benchmarks.defense.defences import DEFENCES, RANKERS
@@ -15,6 +15,7 @@ from benchmarks.defense.healing_tables import drops_table, needs_table
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense.config import MaskingConfig
 from purifier.evaluation.report import markdown_table, percent
+from purifier.lab.train_attack import CHEAP
 
 ABOUT = """\
 Made by `{command}` on {made_on}. An attack is named by its list, the kind of its trigger, and its
@@ -29,7 +30,7 @@ an attack. `defense.parquet` in this folder holds every run with its settings an
 ADMISSION = """\
 An attack enters the tables below if it succeeds at 90% of the questions undefended, keeps 95% of
 the base's clean answers, and keeps half of its success where 30% of the visual tokens are masked
-at random.
+at random. Passes are those over its 500 training rows: 20 for attacks that 10 do not teach.
 """
 
 CLAIMED = """\
@@ -71,7 +72,7 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
         "## The attacks\n",
         ADMISSION,
         markdown_table(
-            ["attack", "ASR", "clean", "ASR, 30% masked at random", "enters"],
+            ["attack", "passes", "ASR", "clean", "ASR, 30% masked at random", "enters"],
             [_admission(cells, name) for name in attacks],
         ),
     ]
@@ -130,6 +131,7 @@ def _admission(cells: Cells, name: str) -> list[str]:
     reasons = cells.failing(name)
     return [
         name,
+        str(attack_by_name(name).epochs or CHEAP.epochs),
         _rate(cells, name, "none", "asr"),
         _rate(cells, name, "none", "clean_exact"),
         _rate(cells, name, RANDOM, "asr"),

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from benchmarks.defense.attacks import attack_by_name, parts_of
 from benchmarks.defense.cells import Row
 from benchmarks.defense.defences import DEFENCES
+from purifier.lab.train_attack import CHEAP
 
 FIGURES = (
     "asr",
@@ -65,6 +66,7 @@ def _flat(row: Row, undefended: Row | None) -> dict[str, Any]:
         "target": attack.target.name,
         "rate": attack.rate,
         "seed": attack.seed,
+        "epochs": attack.epochs or CHEAP.epochs,
         "defence": row["defence"],
         "settings": str(dict(DEFENCES[row["defence"]].settings)),
         "seconds": row["seconds"],

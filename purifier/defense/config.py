@@ -82,8 +82,8 @@ class MaskingConfig:
             `two-stage`, `knockout` and `leave-one-out`); with it the ratio is the most that is
             masked. 0 masks the ratio. By default see `default_threshold`.
         shortlist: Windows of an image that knockout is run for, those that most attention goes to.
-        verify: Windows of an image that `two-stage` masks for a trial; beyond one, knockout names
-            suspects too.
+        verify: Windows of an image that `two-stage` masks for a trial; attention and knockout
+            name them in turn.
         gate: Nats of knockout below which `two-stage` tries no mask, and of a probe below which
             `group-testing` searches no further; 0 goes on anyway.
         probed: Random masks that `group-testing` probes an image with.

@@ -1,4 +1,4 @@
-"""Occlusion at the cost of one pass: a cheap look first, an exact pass for the suspect.
+"""Occlusion at the cost of one pass: cheap looks first, an exact pass for the suspect.
 
 Three looks at the windows of an image (`purifier.defense.windows`):
 
@@ -36,8 +36,8 @@ UNVERIFIED = 1e-3
 """Nats that a window without an exact score stays below; the cheap looks give the order there."""
 
 ALERT = 1.0
-"""Nats of knockout from which on the window that it names is tried too. Of 120 clean scenes 118
-stay below, so that hardly any honest request pays a second trial (docs/defence.md)."""
+"""Nats of knockout from which on its windows go before those of attention. Of 120 clean scenes 118
+stay below; with less, attention finds a trigger whose evidence has spread (docs/defence.md)."""
 
 STORED_AT_ONCE = 2**12
 """Positions whose keys and values the trials of one pass hold; bounds memory."""
@@ -66,7 +66,10 @@ class Suspects:
     exact: Tensor
 
     def order(self) -> list[int]:
-        """All windows, the most suspect first: attention and knockout name one in turn."""
+        """All windows, the most suspect first: attention and knockout name one in turn.
+
+        Knockout begins where it moves the answer by `ALERT`.
+        """
         by_attention = self.attention.argsort(descending=True, stable=True).tolist()
         moved = self.knockout.nan_to_num(-1.0)
         by_knockout = [
@@ -75,18 +78,15 @@ class Suspects:
             if float(moved[window]) >= 0
         ]
         turns = zip_longest(by_attention, by_knockout)
+        if float(moved.max()) >= ALERT:
+            turns = zip_longest(by_knockout, by_attention)
         return list(dict.fromkeys(w for turn in turns for w in turn if w is not None))
 
     def tried(self, gate: float, most: int) -> list[int]:
-        """The windows that are masked for a trial; none if knockout moves less than `gate`.
-
-        The first `most`, and the one that knockout names where it moves the answer by `ALERT`.
-        """
-        moved = self.knockout.nan_to_num(0.0)
-        if gate > 0 and float(moved.max()) < gate:
+        """The windows that are masked for a trial; none if knockout moves less than `gate`."""
+        if gate > 0 and float(self.knockout.nan_to_num(0.0).max()) < gate:
             return []
-        named = [int(moved.argmax())] if float(moved.max()) >= ALERT else []
-        return list(dict.fromkeys([*self.order()[:most], *named]))
+        return self.order()[:most]
 
     def cheap(self) -> Tensor:
         """Scores of all windows below `UNVERIFIED`, float64 [n]."""

@@ -249,33 +249,35 @@ def suspected(attention: Sequence[float], moved: Sequence[float]) -> two_stage.S
     """Windows of an image by what the first two looks say of them."""
     units = torch.eye(len(moved), dtype=torch.bool)
     nothing = torch.full((len(moved),), torch.nan, dtype=torch.float64)
-    looks = [torch.tensor(values, dtype=torch.float64) for values in (attention, moved)]
-    return two_stage.Suspects(0, 0, Regions(units, units), looks[0], *looks, nothing)
+    drawn, knocked = (torch.tensor(values, dtype=torch.float64) for values in (attention, moved))
+    return two_stage.Suspects(0, 0, Regions(units, units), drawn, drawn, knocked, nothing)
 
 
 def test_a_window_that_draws_little_attention_is_tried_where_knockout_names_it() -> None:
     own = suspected([0.5, 0.3, 0.2, 0.1], [0.0, 0.2, two_stage.ALERT, torch.nan])
-    assert own.tried(gate=0.0, most=1) == [0, 2]
+    assert own.tried(gate=0.0, most=1) == [2]
+    assert own.tried(gate=0.0, most=4) == [2, 0, 1, 3]
 
 
-def test_below_a_nat_knockout_names_no_further_window() -> None:
+def test_below_a_nat_attention_names_the_window() -> None:
     own = suspected([0.5, 0.3, 0.2, 0.1], [0.0, 0.2, 0.99 * two_stage.ALERT, torch.nan])
     assert own.tried(gate=0.0, most=1) == [0]
+    assert own.tried(gate=0.0, most=4) == [0, 2, 1, 3]
 
 
-def test_a_window_that_both_looks_name_is_tried_once() -> None:
-    assert suspected([0.5, 0.3], [9.0, 2.0]).tried(gate=0.0, most=1) == [0]
-    assert suspected([0.5, 0.3, 0.2], [9.0, 2.0, 1.0]).tried(gate=0.0, most=3) == [0, 1, 2]
+def test_without_knockout_attention_alone_gives_the_order() -> None:
+    own = suspected([0.3, 0.5, 0.2], [torch.nan] * 3)
+    assert own.tried(gate=0.0, most=2) == [1, 0]
 
 
-def test_a_closed_gate_tries_no_window_however_many_are_named() -> None:
+def test_a_closed_gate_tries_no_window() -> None:
     assert suspected([0.5, 0.3], [1.0, 2.0]).tried(gate=2.5, most=1) == []
 
 
-def test_what_knockout_names_is_verified_besides_what_attention_names(
+def test_what_knockout_names_is_verified(
     mdlm: LladaV, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the rule, the window that attention names is the only one."""
+    """Without the rule, attention names another window of some image."""
     config = masking(ratio=1.0, **{**ALL, "verify": 1})
     named = scores(mdlm, requests, replace(config, ranker="knockout"))
 
