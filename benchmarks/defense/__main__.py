@@ -5,7 +5,8 @@
     disp bench defense --report-only
 
 An attack is named `LIST/KIND[/TARGET[/RATE]][#SEED]`; `*` and `?` stand for any kind. A stopped run
-goes on where it was.
+goes on where it was. What the table in the folder of the results holds stays there until it is
+measured again or its settings are no longer those of today.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from purifier.evaluation.grid import machine
 from purifier.evaluation.report import percent
 
 RESULTS = Path("docs/results")
+TABLE = "defense.parquet"
 DOCUMENT = Path("docs/defence.md")
 """Shows one of the tables."""
 
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "made_on": machine(options.device),
         "limit": str(options.limit),
     }
-    table = options.out / "defense.parquet"
+    table = options.out / TABLE
     write_table(bench.current(), facts, table)
     rows, facts = read_table(table)
     (options.out / "defense.md").write_text(page(rows, facts))
@@ -84,7 +86,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def make_bench(options: argparse.Namespace) -> Bench:
     lab = replace(Lab(), work=options.work, device=options.device)
-    return Bench(lab, options.work / "cells.jsonl", limit=options.limit)
+    table = options.out / TABLE
+    earlier = read_table(table)[0] if table.is_file() else ()
+    return Bench(lab, options.work / "cells.jsonl", limit=options.limit, earlier=earlier)
 
 
 def matching(pattern: str) -> list[str]:

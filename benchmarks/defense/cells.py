@@ -56,6 +56,7 @@ class Bench:
         limit: Test scenes of an attack; each is asked about its clean and its triggered image.
         batch_size: Requests denoised together.
         scenes_seed: Of the test scenes.
+        earlier: Rows of a table made elsewhere; each stays until its cell is measured here.
     """
 
     lab: Lab
@@ -63,6 +64,7 @@ class Bench:
     limit: int = 100
     batch_size: int = 64
     scenes_seed: int = 17
+    earlier: Sequence[Row] = ()
 
     def test_set(self, name: str) -> TestSet:
         """The scenes of an attack, with its trigger and the product's settings of denoising."""
@@ -84,7 +86,7 @@ class Bench:
         }
 
     def measured(self) -> dict[str, Row]:
-        """The rows that are there, by their key."""
+        """The rows that were measured here, by their key."""
         if not self.results.is_file():
             return {}
         lines = self.results.read_text(encoding="utf-8").splitlines()
@@ -95,7 +97,7 @@ class Bench:
 
         A row has the names of today: what decides its figures may have had others.
         """
-        done = self.measured()
+        done = {row["key"]: row for row in self.earlier} | self.measured()
         names = {row["attack"] for row in done.values()}
         return [
             {**done[key], "attack": name, "defence": label}

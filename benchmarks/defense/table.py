@@ -81,9 +81,12 @@ def _flat(row: Row, undefended: Row | None) -> dict[str, Any]:
 
 
 def _changed(row: Row, undefended: Row | None) -> float | None:
-    """Share of the answers to clean images that differ from the undefended ones."""
-    if undefended is None or "clean" not in row:
-        return None
+    """Share of the answers to clean images that differ from the undefended ones.
+
+    A row that was read from a table has the share and no answers.
+    """
+    if undefended is None or "clean" not in undefended or "clean" not in row:
+        return row.get("changed")
     pairs = list(zip(undefended["clean"], row["clean"], strict=True))
     changed: int = sum(before != after for before, after in pairs)
     return changed / len(pairs)

@@ -20,7 +20,7 @@ from benchmarks.defense.attacks import (
     VALIDATION,
     attack_by_name,
 )
-from benchmarks.defense.cells import Bench
+from benchmarks.defense.cells import Bench, Row
 from benchmarks.defense.defences import DEFENCES
 from benchmarks.defense.healing import HEALINGS, RELABELLINGS
 from benchmarks.defense.training import digest
@@ -128,6 +128,27 @@ def test_a_trigger_in_the_text_has_no_place_for_an_oracle(bench: Bench) -> None:
 def test_rows_of_attacks_that_are_no_more_are_left_out(bench: Bench) -> None:
     bench.results.write_text('{"key": "1", "attack": "walk/patch", "defence": "none"}\n')
     assert bench.current() == []
+
+
+def test_rows_of_a_table_stay_until_they_are_measured_here(bench: Bench) -> None:
+    def row(defence: str, seconds: float, **facts: str) -> Row:
+        key = digest(bench.facts("validation/patch", DEFENCES[defence]))
+        return {
+            "key": key,
+            "attack": "validation/patch",
+            "defence": defence,
+            "seconds": seconds,
+        } | facts
+
+    elsewhere = (
+        row("none", 1.0),
+        row("default", 1.0),
+        row("balanced", 1.0, key="of other settings"),
+    )
+    extended = replace(bench, earlier=elsewhere)
+    assert extended.current() == list(elsewhere[:2])
+    bench.results.write_text(json.dumps(row("default", 2.0)) + "\n")
+    assert [found["seconds"] for found in extended.current()] == [1.0, 2.0]
 
 
 def test_cells_depend_on_attack_defence_and_scenes(bench: Bench) -> None:

@@ -96,7 +96,8 @@ def test_the_page_shows_every_attack_and_says_which_failed(rows: list[Row]) -> N
     text = page(rows, FACTS)
     failed, rest = text.split("## The product and the paper: ASR")
     entered, left_out = rest.split("## Attacks that did not enter: ASR")
-    assert "| test/warp/refusal | 40.0" in failed
+    assert "| test/warp/refusal | 10 | 40.0" in failed
+    assert "| test/patch | 20 | 97.0" in failed
     assert "no: ASR below 90%" in failed
     assert "test/warp/refusal" not in entered
     assert "| test/patch | 97.0 [91.5, 99.0]" in entered
@@ -136,9 +137,17 @@ def test_the_table_holds_settings_seed_and_result_of_every_cell(
     assert len(lines) == len(measured)
     found = next(line for line in lines if line["attack"] == "test/warp/refusal")
     assert (found["list"], found["kind"], found["target"]) == ("test", "warp", "refusal")
-    assert (found["rate"], found["seed"]) == (0.2, 1)
+    assert (found["rate"], found["seed"], found["epochs"]) == (0.2, 1, 10)
     assert (found["asr_value"], found["asr_n"]) == (0.4, 100)
     assert lines[-1]["asr_value"] is None
+
+
+def test_a_table_can_be_written_again_as_it_was_read(table: Path, tmp_path: Path) -> None:
+    rows, facts = read_table(table)
+    again = tmp_path / "again.parquet"
+    write_table(rows, facts, again)
+    assert pq.read_table(again).equals(pq.read_table(table))
+    assert any(row["changed"] == 0.07 for row in rows)
 
 
 def test_the_table_can_be_read_back(table: Path, measured: list[Row]) -> None:
