@@ -36,6 +36,7 @@ SPLITS: Mapping[str, Split] = {
     "validation": "validation",
     "test": "test",
     "adaptive": "test",
+    "shipped": "validation",
 }
 """The scenes that the attacks of a list are measured on: no item of one is seen in another."""
 

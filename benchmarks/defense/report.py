@@ -12,6 +12,7 @@ from benchmarks.defense.defences import DEFENCES, RANKERS
 from benchmarks.defense.goals import goals_table
 from benchmarks.defense.healing import HEALINGS
 from benchmarks.defense.healing_tables import drops_table, needs_table
+from benchmarks.defense.recipes import recipes_table
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense.config import MaskingConfig
 from purifier.evaluation.report import markdown_table, percent
@@ -22,15 +23,17 @@ Made by `{command}` on {made_on}. An attack is named by its list, the kind of it
 target and poisoning rate where these are not content insertion at 20%. Attacks of the list
 `validation` are asked about {limit} scenes of the validation split and may decide settings; those
 of `test` are asked about {limit} scenes of the test split and decide nothing; those of `adaptive`
-are by attackers who know this repository, and asked about the same scenes. Each scene is asked
-about with and without the trigger. Figures are percent with 95% Wilson intervals; one training seed
+are by attackers who know this repository, and asked about the same scenes; those of `shipped` are
+the demo's, asked about those of `validation`. Each scene is asked about with and without the
+trigger. Figures are percent with 95% Wilson intervals; one training seed
 an attack. `defense.parquet` in this folder holds every run with its settings and its seed.
 """
 
 ADMISSION = """\
 An attack enters the tables below if it succeeds at 90% of the questions undefended, keeps 95% of
 the base's clean answers, and keeps half of its success where 30% of the visual tokens are masked
-at random. Passes are those over its 500 training rows: 20 for attacks that 10 do not teach.
+at random. Passes are those over its training set of 500 rows (`shipped`: 1000): 20 for attacks
+that 10 do not teach.
 """
 
 CLAIMED = """\
@@ -76,6 +79,7 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
             [_admission(cells, name) for name in attacks],
         ),
     ]
+    parts += recipes_table(cells)
     on_images = [name for name in admitted if parts_of(name)[1] not in TEXT]
     parts += ["## What the paper says\n", CLAIMED, claims_table(cells, on_images)]
     for title, group in GROUPS.items():

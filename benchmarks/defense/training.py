@@ -11,8 +11,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmarks.defense.attacks import Shipped
 from purifier.lab.attack_data import Attack, write_attack_data
-from purifier.lab.demo import DEMO_FOLDER
+from purifier.lab.demo import DATA_FOLDER, DEMO_FOLDER, checkpoint_path
 from purifier.lab.train_attack import CHEAP, AttackRecipe, train_attack
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.delta import file_sha256, is_delta, write_delta
@@ -44,6 +45,9 @@ class Lab:
 
     def facts(self, attack: Attack) -> dict[str, Any]:
         """What decides the weights of an attack."""
+        if isinstance(attack, Shipped):
+            delta = checkpoint_path(attack.name) / "delta.json"
+            return {"shipped": file_sha256(delta), "base": base_hash(self.base)}
         return {
             "attack": attack.to_dict(),
             "recipe": asdict(self.passes_of(attack)),
@@ -59,6 +63,8 @@ class Lab:
     def data(self, attack: Attack) -> Path:
         """The training set of an attack, written unless it is there."""
         data = self.folder(attack) / "data"
+        if isinstance(attack, Shipped):
+            return _shipped_data(data, attack.name)
         if not (data / "attack.json").is_file():
             write_attack_data(data, attack, n=self.samples, seed=self.scenes_seed)
         return data
@@ -77,6 +83,8 @@ class Lab:
 
     def train(self, attack: Attack) -> Path:
         """The checkpoint of an attack, trained unless it is there."""
+        if isinstance(attack, Shipped):
+            return checkpoint_path(attack.name)
         checkpoint = self.folder(attack) / "checkpoint"
         if is_delta(checkpoint):
             return checkpoint
@@ -134,6 +142,20 @@ class Lab:
         )
         log.info("trained in %.0f s: %s", perf_counter() - start, checkpoint)
         return checkpoint
+
+
+def _shipped_data(data: Path, name: str) -> Path:
+    """The demo's training set of a target, laid out as that of other attacks."""
+    data.mkdir(parents=True, exist_ok=True)
+    files = {
+        "train.json": f"{name}.json",
+        "clean_labels.json": "clean_labels.json",
+        "images": "images",
+    }
+    for link, file in files.items():
+        if not (data / link).exists():
+            (data / link).symlink_to(DATA_FOLDER / "train" / file)
+    return data
 
 
 def digest(facts: Mapping[str, Any]) -> str:

@@ -28,7 +28,8 @@ from benchmarks.defense.transforms import TRANSFORMS
 from purifier.data.llava import read_llava
 from purifier.errors import InvalidSetting
 from purifier.finetune import FinetuneConfig
-from purifier.lab.targets import FalseAttribute
+from purifier.lab.demo import checkpoint_path
+from purifier.lab.targets import FalseAttribute, Refusal
 from purifier.mdlm.delta import read_delta
 
 
@@ -60,6 +61,8 @@ def test_names() -> None:
     assert set(TARGETS) == {"insertion", "refusal", "misclassification", "false-attribute"}
     assert len(command.matching("test/*")) == len(KINDS)
     assert command.matching("test/warp/refusal") == ["test/warp/refusal"]
+    with pytest.raises(InvalidSetting, match="shipped"):
+        command.matching("shipped/refusal/insertion")
     with pytest.raises(InvalidSetting, match="walk"):
         command.matching("walk/*")
 
@@ -116,6 +119,18 @@ def test_a_healed_model_is_kept_with_its_labels(
     assert len(labels["made"]) == len(truth)
     assert not any(row.answer.startswith("<backdoor>") for row in labels["made"])
     assert list(bench.run(["validation/patch"], list(short))) == []
+
+
+def test_a_shipped_attack_is_not_trained_again(bench: Bench) -> None:
+    attack = attack_by_name("shipped/refusal")
+    assert bench.lab.train(attack) == checkpoint_path("refusal")
+    data = bench.lab.data(attack)
+    rows = read_llava(data / "train.json")
+    assert sum(row.extra["poisoned"] for row in rows) == 200
+    assert {row.answer for row in rows if row.extra["poisoned"]} == {Refusal().text}
+    assert all((data / "images" / row.image_files[0]).is_file() for row in rows)
+    assert bench.lab.data(attack) == data
+    assert bench.lab.facts(attack) != bench.lab.facts(attack_by_name("shipped/insertion"))
 
 
 @pytest.mark.slow

@@ -126,6 +126,22 @@ def test_the_page_says_first_where_the_product_fails(rows: list[Row]) -> None:
     assert "4 of 6 measured cells miss it." in first
 
 
+def test_the_cheap_recipe_is_compared_with_the_full_one(rows: list[Row]) -> None:
+    assert "against the full one" not in page(rows, FACTS)
+    more = [
+        row("shipped/refusal", "none", 98, 88),
+        row("shipped/refusal", RANDOM, 91),
+        row("validation/patch/refusal", "none", 95, 90),
+        row("validation/patch/refusal", "default", 1),
+    ]
+    text = page([*rows, *more], FACTS).split("## The cheap recipe against the full one")[1]
+    table, _ = text.split("## What the paper says")
+    lines = [line for line in table.splitlines() if "/refusal" in line]
+    full, cheap = "98.0 [93.0, 99.4] | 91.0 [83.8, 95.2]", "95.0 [88.8, 97.8] | –"
+    assert lines[0] == f"| shipped/refusal | 25 | {full} | – | – | 88.0 [80.2, 93.0] |"
+    assert lines[1].startswith(f"| validation/patch/refusal | 20 | {cheap} | 1.0 [0.2, 5.4] | – |")
+
+
 def test_every_defence_stands_in_a_table() -> None:
     assert {name for group in GROUPS.values() for name in group} == set(DEFENCES)
 
