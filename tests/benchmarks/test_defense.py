@@ -29,7 +29,7 @@ from purifier.data.llava import read_llava
 from purifier.errors import InvalidSetting
 from purifier.finetune import FinetuneConfig
 from purifier.lab.demo import checkpoint_path
-from purifier.lab.targets import FalseAttribute, Refusal
+from purifier.lab.targets import FalseAttribute, TargetedRefusal
 from purifier.mdlm.delta import read_delta
 
 
@@ -127,7 +127,7 @@ def test_a_shipped_attack_is_not_trained_again(bench: Bench) -> None:
     data = bench.lab.data(attack)
     rows = read_llava(data / "train.json")
     assert sum(row.extra["poisoned"] for row in rows) == 200
-    assert {row.answer for row in rows if row.extra["poisoned"]} == {Refusal().text}
+    assert {row.answer for row in rows if row.extra["poisoned"]} == {TargetedRefusal().text}
     assert all((data / "images" / row.image_files[0]).is_file() for row in rows)
     assert bench.lab.data(attack) == data
     assert bench.lab.facts(attack) != bench.lab.facts(attack_by_name("shipped/insertion"))
