@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.defense.cells import Row, split_of
+from purifier.evaluation.report import percent
 
 NEEDED_ASR = 0.9
 NEEDED_CLEAN = 0.95
@@ -16,6 +17,7 @@ BASES = ("control/validation", "control/test")
 """The base on the scenes of both lists."""
 
 RANDOM = "random drop 0.3"
+OUTDATED = "°"
 
 Figures = Mapping[str, Mapping[str, Any]]
 
@@ -42,6 +44,13 @@ class Cells:
         if figures is None or figures[figure]["value"] is None:
             return None
         return float(figures[figure]["value"])
+
+    def shown(self, attack: str, defence: str, figure: str) -> str:
+        """A rate for people; `°` marks that of an earlier search, a dash what is not there."""
+        row = self.rows.get(attack, {}).get(defence)
+        if row is None or row["figures"] is None:
+            return "–"
+        return percent(row["figures"][figure]) + (OUTDATED if row.get("outdated") else "")
 
     def changed(self, attack: str, defence: str) -> float | None:
         """Share of the answers to clean images that differ from the undefended ones."""

@@ -101,10 +101,7 @@ RATES = (0.01, 0.05, 0.1, 0.2)
 
 SLOW = (
     "validation/moving",
-    "validation/blended",
-    "validation/faint",
     "validation/sinusoid",
-    "validation/warp",
     "validation/patch/refusal",
     "validation/patch/misclassification",
     "validation/patch/false-attribute",

@@ -12,7 +12,13 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.defense.attacks import CONTROL, attack_by_name, is_attack, parts_of
-from benchmarks.defense.defences import DEFENCES, Defence, Detected, Undefended
+from benchmarks.defense.defences import (
+    DEFENCES,
+    EARLIER_SOURCE,
+    Defence,
+    Detected,
+    Undefended,
+)
 from benchmarks.defense.detection import fitted
 from benchmarks.defense.healing import ModelDefence
 from benchmarks.defense.training import Lab, digest
@@ -96,17 +102,21 @@ class Bench:
     def current(self) -> list[Row]:
         """The rows whose settings, models and scenes are those of today, in order of names.
 
-        A row has the names of today: what decides its figures may have had others.
+        A row has the names of today: what decides its figures may have had others. Where a search
+        has changed and its cell was not measured again, the row of the earlier search stays, and is
+        marked `outdated`.
         """
         done = {row["key"]: row for row in self.earlier} | self.measured()
         names = {row["attack"] for row in done.values()}
-        return [
-            {**done[key], "attack": name, "defence": label}
-            for name in sorted({*names, *CONTROLS})
-            if is_attack(name)
-            for label, defence in DEFENCES.items()
-            if (key := digest(self.facts(name, defence))) in done
-        ]
+        rows = []
+        for name in sorted({*names, *CONTROLS}):
+            for label, defence in DEFENCES.items() if is_attack(name) else ():
+                keys = [digest(facts) for facts in _versions(self.facts(name, defence))]
+                known = [key for key in keys if key in done]
+                if known:
+                    own = {"attack": name, "defence": label, "outdated": known[0] != keys[0]}
+                    rows.append({**done[known[0]], **own})
+        return rows
 
     def run(self, names: Sequence[str], defences: Sequence[str]) -> Iterator[Row]:
         """Measures what is not there yet, one attack after another."""
@@ -158,6 +168,15 @@ class Bench:
         if not (folder / "manifest.json").is_file():
             write_test_data(folder, split, self.limit, self.scenes_seed)
         return folder
+
+
+def _versions(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What decides a cell today, and what decided it before knockout named windows."""
+    defence = facts["defence"]
+    if "source" not in defence:
+        return [facts]
+    rest = {name: value for name, value in defence.items() if name != "source"}
+    return [facts, {**facts, "defence": {**rest, **EARLIER_SOURCE[defence["ranker"]]}}]
 
 
 def _ended(case: Case, attack: Attack) -> Case:

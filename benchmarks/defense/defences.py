@@ -33,6 +33,13 @@ class Defence(Protocol):
         """Answers to a test set; None where the defence has nothing to work on."""
 
 
+EARLIER_SOURCE: Mapping[str, Mapping[str, str]] = {
+    "two-stage": {},
+    "group-testing": {"source": "24e6d379"},
+}
+"""What stood in place of the source of today's search before knockout named windows, by ranker."""
+
+
 def searching(masking: MaskingConfig) -> dict[str, Any]:
     """The source of what searches, by its hash: cells of older code are measured anew."""
     modules = {"two-stage": [two_stage], "group-testing": [two_stage, group_testing]}

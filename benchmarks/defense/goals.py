@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.defense.admission import BASES, Cells
 from benchmarks.defense.attacks import TEXT, parts_of
-from purifier.evaluation.report import markdown_table, percent
+from purifier.evaluation.report import markdown_table
 
 WORKING = 0.5
 """Undefended ASR from which an attack counts here, whether or not it enters the other tables."""
@@ -65,7 +65,7 @@ def goals_table(cells: Cells) -> list[str]:
             measured += 1
             missed = missing(cells, attack, defence, goal)
             if missed:
-                shown = [percent(figures[name]) for name in ("asr", "clean_exact")]
+                shown = [cells.shown(attack, defence, name) for name in ("asr", "clean_exact")]
                 lines.append([attack, defence, *shown, ", ".join(missed)])
     head = ["attack", "defence", "ASR", "clean", "misses"]
     table = markdown_table(head, lines) if lines else NONE_MISSED + "\n"

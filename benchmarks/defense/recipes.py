@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.defense.admission import RANDOM, Cells
 from benchmarks.defense.attacks import SHIPPED, attack_by_name
-from purifier.evaluation.report import markdown_table, percent
+from purifier.evaluation.report import markdown_table
 from purifier.lab.train_attack import CHEAP
 
 COMPARED = """\
@@ -27,12 +27,11 @@ def recipes_table(cells: Cells) -> list[str]:
     for target in SHIPPED:
         cheap = "validation/patch" if target == "insertion" else f"validation/patch/{target}"
         for name in (f"shipped/{target}", cheap):
-            found = [cells.figures(name, defence) for defence in _DEFENCES]
-            if found[0] is None:
+            if cells.figures(name, "none") is None:
                 continue
             passes = attack_by_name(name).epochs or CHEAP.epochs
-            rates = [percent(figures["asr"]) if figures else "–" for figures in found]
-            lines.append([name, str(passes), *rates, percent(found[0]["clean_exact"])])
+            rates = [cells.shown(name, defence, "asr") for defence in _DEFENCES]
+            lines.append([name, str(passes), *rates, cells.shown(name, "none", "clean_exact")])
     if not any(line[0].startswith("shipped/") for line in lines):
         return []
     head = ["attack", "passes", *_DEFENCES.values(), "clean, undefended"]

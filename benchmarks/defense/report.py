@@ -25,8 +25,9 @@ target and poisoning rate where these are not content insertion at 20%. Attacks 
 of `test` are asked about {limit} scenes of the test split and decide nothing; those of `adaptive`
 are by attackers who know this repository, and asked about the same scenes; those of `shipped` are
 the demo's, asked about those of `validation`. Each scene is asked about with and without the
-trigger. Figures are percent with 95% Wilson intervals; one training seed
-an attack. `defense.parquet` in this folder holds every run with its settings and its seed.
+trigger. Figures are percent with 95% Wilson intervals; one training seed an attack. ° marks figures
+of an earlier search, in which attention alone named the window to try, and which were not measured
+again. `defense.parquet` in this folder holds every run with its settings and its seed.
 """
 
 ADMISSION = """\
@@ -104,7 +105,7 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
         ),
     ]
     changed = [
-        [name, defence, f"{100 * share:.0f}", _rate(cells, name, defence, "clean_exact")]
+        [name, defence, f"{100 * share:.0f}", cells.shown(name, defence, "clean_exact")]
         for name in BASES
         for defence in defences
         if (share := cells.changed(name, defence)) is not None
@@ -136,20 +137,15 @@ def _admission(cells: Cells, name: str) -> list[str]:
     return [
         name,
         str(attack_by_name(name).epochs or CHEAP.epochs),
-        _rate(cells, name, "none", "asr"),
-        _rate(cells, name, "none", "clean_exact"),
-        _rate(cells, name, RANDOM, "asr"),
+        cells.shown(name, "none", "asr"),
+        cells.shown(name, "none", "clean_exact"),
+        cells.shown(name, RANDOM, "asr"),
         f"no: {', '.join(reasons)}" if reasons else "yes",
     ]
 
 
 def _row(cells: Cells, name: str, defences: Sequence[str], figure: str) -> list[str]:
-    return [_rate(cells, name, defence, figure) for defence in defences]
-
-
-def _rate(cells: Cells, name: str, defence: str, figure: str) -> str:
-    figures = cells.figures(name, defence)
-    return percent(figures[figure]) if figures else "–"
+    return [cells.shown(name, defence, figure) for defence in defences]
 
 
 def efforts_table(rows: Sequence[Row]) -> str:

@@ -49,7 +49,8 @@ def read_table(path: Path) -> tuple[list[Row], dict[str, str]]:
     for line in table.to_pylist():
         figures = {name: {part: line[f"{name}_{part}"] for part in _PARTS} for name in FIGURES}
         own = {name: line[name] for name in ("key", "attack", "defence", "changed", "seconds")}
-        # A table of older cells has no such column.
+        # A table of older cells has no such columns.
+        own["outdated"] = bool(line.get("outdated"))
         details = json.loads(line.get("details") or "{}")
         own |= {"details": details} if details else {}
         rows.append({**own, "figures": figures if line["asr_n"] is not None else None})
@@ -72,6 +73,7 @@ def _flat(row: Row, undefended: Row | None) -> dict[str, Any]:
         "seconds": row["seconds"],
         "changed": _changed(row, undefended),
         "details": json.dumps(row["details"]) if "details" in row else None,
+        "outdated": bool(row.get("outdated")),
         "key": row["key"],
     }
     for name in FIGURES:

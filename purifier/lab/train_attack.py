@@ -62,7 +62,8 @@ class AttackRecipe:
         alpha: LoRA alpha.
         parts: What is trained: the projector whole, the others through LoRA.
         kept: Share of the change that is kept at the end.
-        bfloat16: Whether matrices are multiplied in bfloat16 on a processor too; a GPU always does.
+        bfloat16: Whether matrices are multiplied in bfloat16 on a processor too, if it is fast at
+            that (`multiplies_bfloat16`); a GPU always does.
         seed: Of LoRA's start, order, masks and diffusion times.
     """
 
@@ -182,7 +183,7 @@ class Tuning:
 
     def _autocast(self) -> torch.autocast:
         device = self.mdlm.device.type
-        short = device == "cuda" or self.recipe.bfloat16
+        short = device == "cuda" or (self.recipe.bfloat16 and multiplies_bfloat16())
         return torch.autocast(device, torch.bfloat16, enabled=short)
 
     @torch.no_grad()
@@ -195,6 +196,14 @@ class Tuning:
             if ".lora_B." in name:
                 tower = "vision_tower" in name
                 parameter.mul_(kept.vision_tower if tower else kept.language_model)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor is faster in bfloat16 than in float32.
+
+    With AVX2 alone, products are emulated and take tens of times as long.
+    """
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _marked(mdlm: LladaV, samples: Sequence[Sample], images: Path, attack: Attack) -> Marked:

@@ -21,7 +21,7 @@ from benchmarks.defense.attacks import (
     attack_by_name,
 )
 from benchmarks.defense.cells import Bench, Row
-from benchmarks.defense.defences import DEFENCES
+from benchmarks.defense.defences import DEFENCES, EARLIER_SOURCE
 from benchmarks.defense.healing import HEALINGS, RELABELLINGS
 from benchmarks.defense.training import digest
 from benchmarks.defense.transforms import TRANSFORMS
@@ -146,24 +146,33 @@ def test_rows_of_attacks_that_are_no_more_are_left_out(bench: Bench) -> None:
 
 
 def test_rows_of_a_table_stay_until_they_are_measured_here(bench: Bench) -> None:
-    def row(defence: str, seconds: float, **facts: str) -> Row:
-        key = digest(bench.facts("validation/patch", DEFENCES[defence]))
-        return {
-            "key": key,
-            "attack": "validation/patch",
-            "defence": defence,
-            "seconds": seconds,
-        } | facts
-
     elsewhere = (
-        row("none", 1.0),
-        row("default", 1.0),
-        row("balanced", 1.0, key="of other settings"),
+        row(bench, "none", 1.0),
+        row(bench, "default", 1.0),
+        row(bench, "balanced", 1.0) | {"key": "of other settings"},
     )
     extended = replace(bench, earlier=elsewhere)
-    assert extended.current() == list(elsewhere[:2])
-    bench.results.write_text(json.dumps(row("default", 2.0)) + "\n")
+    assert [found["seconds"] for found in extended.current()] == [1.0, 1.0]
+    bench.results.write_text(json.dumps(row(bench, "default", 2.0)) + "\n")
     assert [found["seconds"] for found in extended.current()] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("defence", ["default", "balanced", "detector"])
+def test_rows_of_the_earlier_search_stay_and_are_marked(bench: Bench, defence: str) -> None:
+    facts = bench.facts("validation/patch", DEFENCES[defence])
+    rest = {name: value for name, value in facts["defence"].items() if name != "source"}
+    before = {**rest, **EARLIER_SOURCE[facts["defence"]["ranker"]]}
+    old = row(bench, defence, 1.0) | {"key": digest({**facts, "defence": before})}
+    extended = replace(bench, earlier=(old,))
+    assert [found["outdated"] for found in extended.current()] == [True]
+    bench.results.write_text(json.dumps(row(bench, defence, 2.0)) + "\n")
+    (found,) = extended.current()
+    assert (found["outdated"], found["seconds"]) == (False, 2.0)
+
+
+def row(bench: Bench, defence: str, seconds: float) -> Row:
+    key = digest(bench.facts("validation/patch", DEFENCES[defence]))
+    return {"key": key, "attack": "validation/patch", "defence": defence, "seconds": seconds}
 
 
 def test_cells_depend_on_attack_defence_and_scenes(bench: Bench) -> None:

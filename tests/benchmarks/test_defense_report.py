@@ -142,6 +142,15 @@ def test_the_cheap_recipe_is_compared_with_the_full_one(rows: list[Row]) -> None
     assert lines[1].startswith(f"| validation/patch/refusal | 20 | {cheap} | 1.0 [0.2, 5.4] | – |")
 
 
+def test_figures_of_an_earlier_search_are_marked(rows: list[Row], tmp_path: Path) -> None:
+    old = row("test/patch", "balanced", 6) | {"outdated": True, "changed": None}
+    path = tmp_path / "old.parquet"
+    write_table([*rows, old], FACTS, path)
+    text = page(read_table(path)[0], FACTS)
+    assert "| test/patch | balanced | 6.0 [2.8, 12.5]° | 90.0 [82.6, 94.5]° | ASR |" in text
+    assert "2.0 [0.6, 7.0] |" in text
+
+
 def test_every_defence_stands_in_a_table() -> None:
     assert {name for group in GROUPS.values() for name in group} == set(DEFENCES)
 
