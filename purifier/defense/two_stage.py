@@ -1,4 +1,4 @@
-"""Occlusion at the cost of one pass: cheap looks first, an exact pass for the suspect.
+"""Occlusion at the cost of one pass or two: cheap looks first, an exact pass for the suspect.
 
 Three looks at the windows of an image (`purifier.defense.windows`):
 
@@ -10,13 +10,14 @@ Three looks at the windows of an image (`purifier.defense.windows`):
    trigger that draws less attention than the object it names the window that attention misses.
 3. *Occlusion*: the window is masked, the request encoded and run in full. What was accepted is
    the masked request's first denoising step, and where nothing is, the first pass is the
-   unmasked one's: neither is wasted.
+   unmasked one's: neither is wasted. Where knockout moves the answer and its window is not what
+   the answer hangs on, the window that attention names is masked in a second pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from math import floor
 
@@ -87,6 +88,18 @@ class Suspects:
         if gate > 0 and float(self.knockout.nan_to_num(0.0).max()) < gate:
             return []
         return self.order()[:most]
+
+    def retried(self, tried: Sequence[int], threshold: float) -> list[int]:
+        """The window that attention names, where knockout is alert and none tried did it.
+
+        Args:
+            tried: Windows that were masked for a trial.
+            threshold: Nats that decide.
+        """
+        reached = self.exact.nan_to_num(0.0).max() >= threshold
+        if not tried or reached or float(self.knockout.nan_to_num(0.0).max()) < ALERT:
+            return []
+        return [window for window in (int(self.attention.argmax()),) if window not in tried]
 
     def cheap(self) -> Tensor:
         """Scores of all windows below `UNVERIFIED`, float64 [n]."""
@@ -226,37 +239,69 @@ def verify(
     check: Callable[[], None],
 ) -> None:
     """The third look; suspects of all images share the passes. Writes `exact`."""
-    jobs = [
-        (own, window)
-        for own in found
-        for window in own.tried(config.gate, config.verify)
-        if bool(masks(own, config.ratio)[window].any())
-    ]
-    best: dict[int, tuple[float, KnownStep]] = {}
-    for group in bounded(
-        jobs,
-        lambda job: len(steps[job[0].owner].prompt.embeds),
-        mdlm=site.mdlm,
-        response=response,
-        rows=len(jobs),
-        positions=STORED_AT_ONCE,
-    ):
-        check()
-        regions = [masks(own, config.ratio)[window] for own, window in group]
-        prompts = site.without(
+    trials = Trials(site, steps, response, config.ratio, check)
+    first = [own.tried(config.gate, config.verify) for own in found]
+    trials.run(found, first)
+    second = [own.retried(tried, config.threshold) for own, tried in zip(found, first, strict=True)]
+    trials.run(found, second)
+    encoding.known.extend(known for _, known in trials.best.values())
+
+
+@dataclass
+class Trials:
+    """Requests that are run with a window masked.
+
+    Attributes:
+        site: Where is masked.
+        steps: Unmasked first steps, by request.
+        response: What is scored.
+        ratio: Largest share of an image that is masked.
+        check: Called before every pass.
+        best: By request, the score of its likeliest mask in nats, and that step.
+    """
+
+    site: Site
+    steps: dict[int, FirstStep]
+    response: Response
+    ratio: float
+    check: Callable[[], None]
+    best: dict[int, tuple[float, KnownStep]] = field(default_factory=dict)
+
+    def run(self, found: Sequence[Suspects], chosen: Sequence[Sequence[int]]) -> None:
+        """Tries some windows of every image, in passes of bounded size."""
+        jobs = [
+            (own, window)
+            for own, some in zip(found, chosen, strict=True)
+            for window in some
+            if bool(masks(own, self.ratio)[window].any())
+        ]
+        for group in bounded(
+            jobs,
+            lambda job: len(self.steps[job[0].owner].prompt.embeds),
+            mdlm=self.site.mdlm,
+            response=self.response,
+            rows=len(jobs),
+            positions=STORED_AT_ONCE,
+        ):
+            self.check()
+            self._together(group)
+
+    def _together(self, group: Sequence[tuple[Suspects, int]]) -> None:
+        """One pass."""
+        regions = [masks(own, self.ratio)[window] for own, window in group]
+        prompts = self.site.without(
             [(own.image, region) for (own, _), region in zip(group, regions, strict=True)]
         )
-        masked = first_steps(site.mdlm, prompts, response)
+        masked = first_steps(self.site.mdlm, prompts, self.response)
         for (own, window), region, step in zip(group, regions, masked, strict=True):
-            before, after = wide(steps[own.owner].logits), wide(step.logits)
+            before, after = wide(self.steps[own.owner].logits), wide(step.logits)
             moved = divergence(before, after)
             require_finite(moved)
             score = float(moved)
             own.exact[window] = score
             # Keys and values are large: of every request only the likeliest mask's are kept.
-            if own.owner not in best or score > best[own.owner][0]:
-                best[own.owner] = score, KnownStep(own.owner, {own.image: region}, step)
-    encoding.known.extend(known for _, known in best.values())
+            if own.owner not in self.best or score > self.best[own.owner][0]:
+                self.best[own.owner] = score, KnownStep(own.owner, {own.image: region}, step)
 
 
 def masks(own: Suspects, ratio: float) -> Tensor:

@@ -274,11 +274,37 @@ def test_a_closed_gate_tries_no_window() -> None:
     assert suspected([0.5, 0.3], [1.0, 2.0]).tried(gate=2.5, most=1) == []
 
 
+def test_attention_names_a_second_window_where_that_of_knockout_did_not_decide() -> None:
+    own = suspected([0.5, 0.3, 0.2], [0.0, 0.2, two_stage.ALERT])
+    own.exact[2] = 3.9
+    assert own.retried([2], threshold=4.0) == [0]
+    assert own.retried([2, 0], threshold=4.0) == []
+    assert own.retried([2], threshold=3.9) == []
+    assert own.retried([], threshold=4.0) == []
+    calm = suspected([0.5, 0.3, 0.2], [0.0, 0.2, 0.99 * two_stage.ALERT])
+    assert calm.retried([2], threshold=4.0) == []
+
+
+def test_a_second_trial_shares_one_pass_and_is_what_decides(
+    mdlm: LladaV, requests: list[Inputs], passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Knockout is made alert, and the threshold above what its windows reach."""
+    monkeypatch.setattr(two_stage, "ALERT", 0.0)
+    both = masking(ratio=1.0, shortlist=N_WINDOWS, verify=2, threshold=900.0)
+    found = scores(mdlm, requests, replace(both, verify=1))
+    first, trial, again = passes
+    assert (first, trial) == (3, 4)
+    assert 1 <= again <= 4
+    for one, other in zip(found, scores(mdlm, requests, both), strict=True):
+        # Where both name the same window, two trials take the next one too.
+        assert float(one.max()) <= float(other.max()) + 1e-6
+
+
 def test_what_knockout_names_is_verified(
     mdlm: LladaV, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the rule, attention names another window of some image."""
-    config = masking(ratio=1.0, **{**ALL, "verify": 1})
+    config = masking(ratio=1.0, threshold=0.0, **{**ALL, "verify": 1})
     named = scores(mdlm, requests, replace(config, ranker="knockout"))
 
     def verified(alert: float) -> list[bool]:
