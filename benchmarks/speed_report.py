@@ -225,13 +225,24 @@ def markdown(parts: Parts) -> str:
     return "\n".join([*pieces, f"## Commands\n\n```sh\n{commands}\n```\n"])
 
 
-def filled(document: str, tables: Mapping[str, str]) -> str:
+def filled(document: str, tables: Mapping[str, str], *, partly: bool = False) -> str:
     """A document with its tables replaced.
 
+    Args:
+        document: The text.
+        tables: By name.
+        partly: Whether the places of other tables stay as they are.
+
     Raises:
-        KeyError: If it has a place for a table that there is none of.
+        KeyError: If it has a place for a table that there is none of, unless `partly`.
     """
-    return _PLACE.sub(lambda place: f"{place[1]}{tables[place[2]]}{place[3]}", document)
+
+    def place_filled(place: re.Match[str]) -> str:
+        if partly and place[2] not in tables:
+            return place[0]
+        return f"{place[1]}{tables[place[2]]}{place[3]}"
+
+    return _PLACE.sub(place_filled, document)
 
 
 def tables(results: Path) -> dict[str, str]:

@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows, facts = read_table(table)
     (options.out / "defense.md").write_text(page(rows, facts))
     if options.out == RESULTS:
-        DOCUMENT.write_text(filled(DOCUMENT.read_text(), {"efforts": efforts_table(rows)}))
+        made = {"efforts": efforts_table(rows)}
+        DOCUMENT.write_text(filled(DOCUMENT.read_text(), made, partly=True))
     print(f"wrote {options.out}/defense.md and .parquet: {len(rows)} cells")
     return 0
 

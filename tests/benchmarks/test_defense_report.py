@@ -258,7 +258,7 @@ def test_the_committed_pages_say_what_the_committed_table_says(name: str) -> Non
         assert (ROOT / RESULTS / name).read_text() == page(rows, facts)
     else:
         text = (ROOT / DOCUMENT).read_text()
-        assert text == filled(text, {"efforts": efforts_table(rows)})
+        assert text == filled(text, {"efforts": efforts_table(rows)}, partly=True)
         assert "<!-- table efforts -->" in text
 
 
