@@ -12,15 +12,10 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.defense.attacks import CONTROL, attack_by_name, is_attack, parts_of
-from benchmarks.defense.defences import (
-    DEFENCES,
-    EARLIER_SOURCE,
-    Defence,
-    Detected,
-    Undefended,
-)
+from benchmarks.defense.defences import DEFENCES, Defence, Detected, Undefended
 from benchmarks.defense.detection import fitted
 from benchmarks.defense.healing import ModelDefence
+from benchmarks.defense.searches import versions
 from benchmarks.defense.training import Lab, digest
 from purifier.denoise import FAST
 from purifier.evaluation.grid import data_hash
@@ -111,7 +106,8 @@ class Bench:
         rows = []
         for name in sorted({*names, *CONTROLS}):
             for label, defence in DEFENCES.items() if is_attack(name) else ():
-                keys = [digest(facts) for facts in _versions(self.facts(name, defence))]
+                facts = self.facts(name, defence)
+                keys = [digest({**facts, "defence": each}) for each in versions(facts["defence"])]
                 known = [key for key in keys if key in done]
                 if known:
                     own = {"attack": name, "defence": label, "outdated": known[0] != keys[0]}
@@ -168,15 +164,6 @@ class Bench:
         if not (folder / "manifest.json").is_file():
             write_test_data(folder, split, self.limit, self.scenes_seed)
         return folder
-
-
-def _versions(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What decides a cell today, and what decided it before knockout named windows."""
-    defence = facts["defence"]
-    if "source" not in defence:
-        return [facts]
-    rest = {name: value for name, value in defence.items() if name != "source"}
-    return [facts, {**facts, "defence": {**rest, **EARLIER_SOURCE[defence["ranker"]]}}]
 
 
 def _ended(case: Case, attack: Attack) -> Case:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -13,8 +11,8 @@ from PIL import Image
 
 from benchmarks.defense.detection import detector_settings
 from benchmarks.defense.healing import HEALINGS, ModelDefence
+from benchmarks.defense.searches import searching
 from benchmarks.defense.transforms import TRANSFORMS
-from purifier.defense import group_testing, two_stage
 from purifier.defense.config import MaskingConfig, RankerName
 from purifier.errors import InvalidSetting
 from purifier.evaluation.metrics import Answers
@@ -31,22 +29,6 @@ class Defence(Protocol):
 
     def answers(self, runner: Runner) -> Answers | None:
         """Answers to a test set; None where the defence has nothing to work on."""
-
-
-EARLIER_SOURCE: Mapping[str, Mapping[str, str]] = {
-    "two-stage": {},
-    "group-testing": {"source": "24e6d379"},
-}
-"""What stood in place of the source of today's search before knockout named windows, by ranker."""
-
-
-def searching(masking: MaskingConfig) -> dict[str, Any]:
-    """The source of what searches, by its hash: cells of older code are measured anew."""
-    modules = {"two-stage": [two_stage], "group-testing": [two_stage, group_testing]}
-    if masking.ranker not in modules:
-        return {}
-    source = "".join(inspect.getsource(module) for module in modules[masking.ranker])
-    return {"source": hashlib.sha256(source.encode()).hexdigest()[:8]}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ are by attackers who know this repository, and asked about the same scenes; thos
 the demo's, asked about those of `validation`. Each scene is asked about with and without the
 trigger. Figures are percent with 95% Wilson intervals; one training seed an attack. ° marks figures
 of an earlier search, in which attention alone named the window to try, and which were not measured
-again. `defense.parquet` in this folder holds every run with its settings and its seed.
+again. The table was filled on several machines; each trained the attacks anew with the same seeds,
+so that the weights of an attack differ by rounding from cell to cell. `defense.parquet` in this
+folder holds every run with its settings and its seed.
 """
 
 ADMISSION = """\

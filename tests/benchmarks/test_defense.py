@@ -21,8 +21,9 @@ from benchmarks.defense.attacks import (
     attack_by_name,
 )
 from benchmarks.defense.cells import Bench, Row
-from benchmarks.defense.defences import DEFENCES, EARLIER_SOURCE
+from benchmarks.defense.defences import DEFENCES
 from benchmarks.defense.healing import HEALINGS, RELABELLINGS
+from benchmarks.defense.searches import versions
 from benchmarks.defense.training import digest
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.data.llava import read_llava
@@ -157,11 +158,11 @@ def test_rows_of_a_table_stay_until_they_are_measured_here(bench: Bench) -> None
     assert [found["seconds"] for found in extended.current()] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("defence", ["default", "balanced", "detector"])
+@pytest.mark.parametrize("defence", ["default", "balanced", "detector", "purification, default"])
 def test_rows_of_the_earlier_search_stay_and_are_marked(bench: Bench, defence: str) -> None:
     facts = bench.facts("validation/patch", DEFENCES[defence])
-    rest = {name: value for name, value in facts["defence"].items() if name != "source"}
-    before = {**rest, **EARLIER_SOURCE[facts["defence"]["ranker"]]}
+    today, before = versions(facts["defence"])
+    assert today == facts["defence"] != before
     old = row(bench, defence, 1.0) | {"key": digest({**facts, "defence": before})}
     extended = replace(bench, earlier=(old,))
     assert [found["outdated"] for found in extended.current()] == [True]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from benchmarks.defense.detection import detector_settings, fitted
 from benchmarks.defense.healing.base import Healed
 from benchmarks.defense.healing.drops import Drops
+from benchmarks.defense.searches import searching
 from benchmarks.defense.training import Lab, digest
 from purifier.data.llava import read_llava, write_llava
 from purifier.data.sample import Sample
@@ -51,7 +52,8 @@ class Healing:
         """What decides the labels, JSON-ready."""
         if self.labels != "purified":
             return {"labels": self.labels}
-        found = {"labels": self.labels, "purify": self.purify.to_dict()}
+        purify = {"purify": self.purify.to_dict(), **searching(self.purify.masking)}
+        found = {"labels": self.labels, **purify}
         return {**found, "detector": detector_settings()} if self.purify.detectors else found
 
     @property
