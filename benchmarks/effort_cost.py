@@ -1,6 +1,6 @@
 """What an answer costs at every level of effort, and with a detector.
 
-    python -m benchmarks.effort_cost
+    python -m benchmarks.effort_cost --repeats 3
 
 Asks the demo's model of four copies its test set, one question at a time, about clean and about
 triggered images: undefended, at every level of effort, and with the detector that the checkpoint
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     bench = Bench(repeats=options.repeats, tell=lambda text: print(text, flush=True))
     facts = {
-        "command": f"python -m benchmarks.{NAME}",
+        "command": f"python -m benchmarks.{NAME} --repeats {options.repeats}",
         "made_on": machine("cpu"),
         "scenes": options.scenes,
         "rows": measured(bench, options.scenes),
@@ -156,7 +156,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scenes", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args(arguments)

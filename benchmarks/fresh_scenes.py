@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = [
         "# The default defence on fresh scenes\n",
         f"Made by `{facts['command']}` on {'; '.join(facts['made_on'])}; {facts['dtype']}.\n",
-        f"Data: {options.scenes} scenes of the validation split, seed {options.seed}, drawn after "
-        "every setting was fixed; each is asked about its clean and its triggered image. "
+        f"Data: {options.scenes} scenes of the validation split, seed {options.seed}, on which no "
+        "setting was chosen; each is asked about its clean and its triggered image. "
         f"Checkpoints: {', '.join(f'`{name}`' for name in facts['checkpoints'].values())}. "
         "Figures are percent with 95% Wilson intervals.\n",
     ]

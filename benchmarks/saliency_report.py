@@ -18,8 +18,10 @@ INTRODUCTION = """# What saliency costs, and what it is worth
 
 Made by `{command}` on {machine}. Trained figures: the demo model's checkpoints ({checkpoints}) and
 its test split (data `{data}`); the looks and thresholds of `two-stage` were chosen on scenes of
-the validation split (seeds 771, 772 and 20261123), not on these. Intervals are 95%
-Wilson. Times: {clock}; the fast undefended answer is 32 tokens with `cache` {cache},
+the validation split (seeds 771, 772 and 20261123), not on these. Rows of `two-stage` without a gate
+were measured when attention alone named the window; today its passes are 9 R, 1 P, 1 E, of few
+images one P and one E more ([performance.md](../performance.md) has what that costs). Intervals are
+95% Wilson. Times: {clock}; the fast undefended answer is 32 tokens with `cache` {cache},
 `prompt_interval` {prompt_interval}, `parallel_threshold` {parallel_threshold}. A dash, and a row or
 table that is not there, is a cell that has not been measured; the command goes on where it stopped.
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from purifier.data.sample import Sample
 from purifier.detection import DETECTOR_FILE, DetectConfig, fit_detector
+from purifier.detection.progress import Progress
 from purifier.detection.sentences import search_sentence
 from purifier.errors import InvalidSetting, PurifierError
 from purifier.mdlm.delta import is_delta, root_of, write_delta
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
     start = perf_counter()
     samples = [row for row in dataset.rows() if isinstance(row, Sample)]
-    found = fit_detector(mdlm, samples, dataset.images, config, check=_Progress())
+    found = fit_detector(mdlm, samples, dataset.images, config, check=Progress())
     result: dict[str, Any] = {
         "checkpoint": None,
         "out": None,
@@ -131,18 +132,6 @@ def _check_place(out: Path | None, model: Path) -> None:
             "another name, in a folder where nothing else is called so.",
             param="out",
         )
-
-
-class _Progress:
-    """Counts the passes on the terminal."""
-
-    def __init__(self) -> None:
-        self.passes = 0
-
-    def __call__(self) -> None:
-        self.passes += 1
-        if self.passes % 10 == 0:
-            print(f"{self.passes} batches", file=sys.stderr, flush=True)
 
 
 def _sentences(result: dict[str, Any]) -> str:

@@ -4,6 +4,9 @@ The compromised model itself answers the questions of its own training set again
 salient visual evidence masked, and its answers take the place of the labels. The result lies in
 DIR in the format of DATA, beside it `side.parquet`: what happened to every row.
 
+First the data set is searched for a trigger, and a detector is made of what is found, unless
+`--detectors` stands without a name. `disp detect` does the same alone.
+
 With `--target` the shipped demo is purified (its data and poisoned model are the defaults), and
 the labels are compared with the clean ones.
 """
@@ -23,7 +26,8 @@ from purifier.data.dataset import DataSet, open_dataset
 from purifier.data.llava import read_llava
 from purifier.data.sample import Sample
 from purifier.defense.config import Level, RankerName
-from purifier.detection import fit_detector
+from purifier.detection import DetectConfig, fit_detector
+from purifier.detection.progress import Progress
 from purifier.detection.sentences import search_sentence
 from purifier.errors import InvalidSetting, PurifierError
 from purifier.evaluation.report import markdown_table, percent
@@ -61,7 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     dataset, model, demo = inputs_of(options)
     config = settings(options)
     mdlm = load_mdlm(model, device=options.device, dtype=options.dtype)
-    shown = detect(mdlm, dataset, options.limit) if config.searched else {}
+    shown = detect(mdlm, dataset, options.limit, config) if config.searched else {}
     seen: list[tuple[Sample, PurifiedRow]] = []
     start = perf_counter()
     tally = purify_dataset(
@@ -121,10 +125,11 @@ def add_inputs(add: Callable[..., object]) -> None:
     )
 
 
-def detect(mdlm: Mdlm, dataset: DataSet, limit: int | None) -> dict[str, Any]:
+def detect(mdlm: Mdlm, dataset: DataSet, limit: int | None, config: PurifyConfig) -> dict[str, Any]:
     """Gives a model the detector that its training set shows; what was found."""
     rows = [row for row in dataset.rows(0, limit) if isinstance(row, Sample)]
-    found = fit_detector(mdlm, rows, dataset.images)
+    search = DetectConfig.within(config.batch_size, config.seed)
+    found = fit_detector(mdlm, rows, dataset.images, search, check=Progress())
     mdlm.detector = found.detector or mdlm.detector
     return {"detector": {"rows": found.looked_at, "groups": [g.to_dict() for g in found.groups]}}
 

@@ -100,15 +100,15 @@ RATES = (0.01, 0.05, 0.1, 0.2)
 """Poisoning rates of the black corner; the other attacks have 20%."""
 
 SLOW = (
-    "validation/moving",
-    "validation/sinusoid",
+    "validation/moving/insertion",
+    "validation/sinusoid/insertion",
     "validation/patch/refusal",
     "validation/patch/misclassification",
     "validation/patch/false-attribute",
-    "test/patch",
-    "test/moving",
+    "test/patch/insertion",
+    "test/moving/insertion",
 )
-"""Attacks that the recipe's 10 passes over the training set do not teach."""
+"""Attacks, with their targets, that the recipe's 10 passes over the training set do not teach."""
 
 SLOW_EPOCHS = 20
 """Passes that these take."""
@@ -159,10 +159,10 @@ def attack_by_name(name: str) -> Attack:
     attack: Attack = LISTS[listed][kind]
     if isinstance(attack, Shipped) and (rest or seed):
         raise KeyError(name)
-    if "/".join((listed, kind, *rest[:1])) in SLOW:
-        attack = replace(attack, epochs=SLOW_EPOCHS)
     if rest:
         attack = replace(attack, target=TARGETS[rest[0]])
+    if f"{listed}/{kind}/{attack.target.name}" in SLOW:
+        attack = replace(attack, epochs=SLOW_EPOCHS)
     if rest[1:]:
         attack = replace(attack, rate=float(rest[1]))
     if seed:

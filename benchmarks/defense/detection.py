@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.defense.searches import searching
 from benchmarks.defense.training import Lab, digest
 from purifier.data.llava import read_llava
+from purifier.defense.config import MaskingConfig
 from purifier.detection import VERSION, DetectConfig, Detector, fit_detector, read_detector
 from purifier.lab.attack_data import Attack
 from purifier.mdlm.base import Mdlm
@@ -26,7 +28,8 @@ def fitted(lab: Lab, attack: Attack, mdlm: Mdlm) -> Detector | None:
     The base without an attack is looked at with the training set of the same scenes, which it
     was never trained on.
     """
-    folder = lab.folder(attack) / f"detector-{digest(detector_settings())}"
+    made_by = {**detector_settings(), **searching(MaskingConfig())}
+    folder = lab.folder(attack) / f"detector-{digest(made_by)}"
     if not (folder / "done").is_file():
         data = lab.data(attack)
         found = fit_detector(mdlm, read_llava(data / "train.json"), data / "images", CONFIG)

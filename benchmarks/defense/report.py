@@ -28,8 +28,8 @@ the demo's, asked about those of `validation`. Each scene is asked about with an
 trigger. Figures are percent with 95% Wilson intervals; one training seed an attack. ° marks figures
 of an earlier search, in which attention alone named the window to try, and which were not measured
 again. The table was filled on several machines; each trained the attacks anew with the same seeds,
-so that the weights of an attack differ by rounding from cell to cell. `defense.parquet` in this
-folder holds every run with its settings and its seed.
+in float32 where the processor has no fast bfloat16, so that an attack's weights differ from cell to
+cell. `defense.parquet` in this folder holds every run with its settings and its seed.
 """
 
 ADMISSION = """\

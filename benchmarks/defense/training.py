@@ -153,8 +153,8 @@ def _shipped_data(data: Path, name: str) -> Path:
         "images": "images",
     }
     for link, file in files.items():
-        if not (data / link).exists():
-            (data / link).symlink_to(DATA_FOLDER / "train" / file)
+        (data / link).unlink(missing_ok=True)
+        (data / link).symlink_to(DATA_FOLDER / "train" / file)
     return data
 
 

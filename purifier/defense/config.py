@@ -45,7 +45,7 @@ OCCLUSION_THRESHOLD = 5.0
 150 times less likely. Chosen on the demo model; see docs/defence.md."""
 
 TWO_STAGE_THRESHOLD = 4.0
-"""The same of `two-stage`, which tries the most suspect window alone: of clean images fewer windows
+"""The same of `two-stage`, which tries one window or two: of clean images fewer windows
 are tried, so a lower threshold masks as few of them. Chosen on the demo model."""
 
 GROUP_THRESHOLD = 4.5
@@ -83,7 +83,7 @@ class MaskingConfig:
             masked. 0 masks the ratio. By default see `default_threshold`.
         shortlist: Windows of an image that knockout is run for, those that most attention goes to.
         verify: Windows of an image that `two-stage` masks for a trial; attention and knockout
-            name them in turn.
+            name them in turn. One more where knockout moves the answer and none of them decides it.
         gate: Nats of knockout below which `two-stage` tries no mask, and of a probe below which
             `group-testing` searches no further; 0 goes on anyway.
         probed: Random masks that `group-testing` probes an image with.

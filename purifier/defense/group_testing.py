@@ -14,7 +14,7 @@ where it is larger than a window, no window covers it. So many parts are hidden 
 4. *Trimming*: blocks that are not needed for that are given back.
 
 Probes that move nothing end the search, unless masking the whole image moves the answer far. The
-window that two-stage occlusion suspects is verified in any case, and is a candidate.
+windows that two-stage occlusion suspects are verified in any case; the best is a candidate.
 """
 
 from __future__ import annotations

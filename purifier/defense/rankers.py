@@ -7,7 +7,7 @@
 | `exact` | the same form without sampling | 1 forward, G (K - 1) backward |
 | `leave-one-out` | KL divergence after masking the unit alone | 1 forward a unit |
 | `occlusion` | largest KL at one position after filling a window around it | 25 forward |
-| `two-stage` | `occlusion` of the window that most attention goes to (or several) | 2 forward |
+| `two-stage` | `occlusion` of a window that knockout or attention names | 2 forward, of few 3 |
 | `group-testing` | KL of the parts that move the answer when masked together | 2 forward, probes |
 | `knockout` | largest KL of answering without sight of a window | 1 forward, short runs |
 | `attention` | attention of the masked answer positions to visual tokens | 1 forward |
@@ -18,9 +18,9 @@ At level `patch`, `official`, `fisher`, `exact` and `gradient` are taken with re
 patch embeddings before the encoder; `attention` is taken at the visual tokens and carried
 onto the image plane; `leave-one-out` fills one cell of the plane, `occlusion` (level `patch`
 only) a window of cells, and both encode again. `two-stage` masks a window as its level does and
-verifies `MaskingConfig.verify` of them, and so does `group-testing`, whose probes go on where a
-window is not enough; `knockout` runs the answer positions alone once more for
-each of `MaskingConfig.shortlist` windows.
+verifies `MaskingConfig.verify` of them, or one more, and so does `group-testing`, whose probes go
+on where a window is not enough; `knockout` runs the answer positions alone once more for each of
+`MaskingConfig.shortlist` windows.
 """
 
 from __future__ import annotations

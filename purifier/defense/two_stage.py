@@ -24,7 +24,7 @@ from math import floor
 import torch
 from torch import Tensor
 
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import MaskingConfig, default_threshold
 from purifier.defense.first_step import FirstStep, Response, first_steps, response_tail
 from purifier.defense.leave_one_out import VALUES_AT_ONCE, bounded
 from purifier.defense.sites import Encoding, KnownStep, Site
@@ -242,7 +242,9 @@ def verify(
     trials = Trials(site, steps, response, config.ratio, check)
     first = [own.tried(config.gate, config.verify) for own in found]
     trials.run(found, first)
-    second = [own.retried(tried, config.threshold) for own, tried in zip(found, first, strict=True)]
+    # Without a threshold the ratio is always masked, and every window would seem to decide.
+    decides = config.threshold or default_threshold(config.level, config.ranker)
+    second = [own.retried(tried, decides) for own, tried in zip(found, first, strict=True)]
     trials.run(found, second)
     encoding.known.extend(known for _, known in trials.best.values())
 

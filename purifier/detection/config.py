@@ -30,6 +30,16 @@ class DetectConfig:
     batch_size: int = 16
     seed: int = 0
 
+    @classmethod
+    def within(cls, batch_size: int, seed: int) -> DetectConfig:
+        """Settings of a search that is part of a purification.
+
+        Args:
+            batch_size: Rows in one pass of the purification; the search takes no more.
+            seed: Of the purification.
+        """
+        return cls(batch_size=min(batch_size, cls.batch_size), seed=seed)
+
     def __post_init__(self) -> None:
         for name, least in (("rows", 50), ("length", 1), ("positions", 1), ("groups", 1)):
             require_whole(getattr(self, name), name)

@@ -1,7 +1,7 @@
 """Answering a test set under many defences, each saliency taken once.
 
-What `answer` does for one request is done here for a test set and its triggered copy: the
-saliency depends on neither mask ratio nor threshold, so one pass serves all of them.
+What `answer` does for one request is done here for a test set and its triggered copy. Saliency is
+taken once, and one pass serves all mask ratios and thresholds.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Runner:
         the figures would describe one single mask; a case's clean and triggered image share it.
 
         Args:
-            masking: The defence; its own ratio and threshold are not used.
+            masking: The defence. What is masked is cut by `cuts`; its own ratio and threshold only
+                decide which windows `two-stage` and `group-testing` try.
             cuts: The mask ratios and thresholds.
         """
         return self._sweep(lambda batch: self._ranked(batch, masking), cuts)

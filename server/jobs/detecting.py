@@ -44,7 +44,7 @@ def detect(
         return dict(store.folder_manifest(job.detection)["facts"])
     dataset = job.dataset()
     purify = job.settings.purify
-    config = DetectConfig(batch_size=min(purify.batch_size, 16), seed=purify.seed)
+    config = DetectConfig.within(purify.batch_size, purify.seed)
     samples = _drawn(dataset, store.read_json(job.plan), config, check)
     found = fit_detector(model(), samples, dataset.images, config, check=check)
     facts = {"rows": found.looked_at, "groups": [group.to_dict() for group in found.groups]}

@@ -285,19 +285,39 @@ def test_attention_names_a_second_window_where_that_of_knockout_did_not_decide()
     assert calm.retried([2], threshold=4.0) == []
 
 
-def test_a_second_trial_shares_one_pass_and_is_what_decides(
+def test_second_trials_share_one_pass(
     mdlm: LladaV, requests: list[Inputs], passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Knockout is made alert, and the threshold above what its windows reach."""
     monkeypatch.setattr(two_stage, "ALERT", 0.0)
-    both = masking(ratio=1.0, shortlist=N_WINDOWS, verify=2, threshold=900.0)
-    found = scores(mdlm, requests, replace(both, verify=1))
+    scores(mdlm, requests, masking(ratio=1.0, shortlist=N_WINDOWS, threshold=900.0))
     first, trial, again = passes
     assert (first, trial) == (3, 4)
     assert 1 <= again <= 4
-    for one, other in zip(found, scores(mdlm, requests, both), strict=True):
-        # Where both name the same window, two trials take the next one too.
-        assert float(one.max()) <= float(other.max()) + 1e-6
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0])
+def test_the_second_window_is_masked_where_the_first_did_not_decide(
+    threshold: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Knockout is made to name the corner across from the trigger."""
+    demo = load_mdlm(checkpoint_path("insertion"))
+    test = read_test_set(DATA_FOLDER, limit=3)
+    case = next(case for case in test.cases if case.kind == "describe")
+    config = MaskingConfig(threshold=threshold)  # type: ignore[arg-type]
+    monkeypatch.setattr(two_stage, "ALERT", 0.0)
+    monkeypatch.setattr(two_stage.Suspects, "tried", lambda self, gate, most: [N_WINDOWS - 1])
+    asked = [demo.prepare(case.messages(test.trigger))]
+    generation = replace(test.generation, cache="prefix")
+    (found,) = defend(demo, asked, generation, config)
+    assert bool(found.planes[0].masked[0, 0])
+    # Without a threshold, the rest of the ratio is masked too.
+    assert bool(found.planes[0].masked[5:, 5:].any()) is (threshold is not None)
+    if threshold is None:
+        assert found.first is not None
+        response = Response.of(demo, generation, config.scored_length)
+        (expected,) = first_steps(demo, [found.prompt], response)
+        torch.testing.assert_close(found.first.logits, expected.logits, rtol=1e-3, atol=1e-4)
 
 
 def test_what_knockout_names_is_verified(

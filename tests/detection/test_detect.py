@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from purifier.detect import main, write_guarded
+from purifier.detection import Fitted
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
 from purifier.mdlm.registry import load_mdlm
 from purifier.purify import main as purify
@@ -82,8 +83,33 @@ def test_purify_searches_first_and_flags_by_it(
     model = str(checkpoint_path("insertion"))
     options = [str(few), "--model", model, "--images", str(TRAIN / "images"), "--json"]
     options += ["--policy", "drop_flagged", "--ranker", "random", "--flag-threshold", "1000"]
-    assert purify([*options, "--out", str(tmp_path / "out"), "--detectors", "training-set"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    assert purify([*options, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "search: 10 batches" in said.err
+    result = json.loads(said.out)
     (group,) = result["detector"]["groups"]
     assert group["rows"] == result["flagged"] == result["dropped"]
     assert result["settings"]["detectors"] == ["training-set"]
+
+
+def test_purify_does_not_search_where_no_detector_is_named(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(few), "--model", str(checkpoint_path("insertion")), "--limit", "8"]
+    options += ["--images", str(TRAIN / "images"), "--ranker", "random", "--gen-length", "8"]
+    assert purify([*options, "--out", str(tmp_path / "out"), "--detectors"]) == 0
+    said = capsys.readouterr()
+    assert "searched" not in said.out
+    assert "search:" not in said.err
+
+
+def test_the_report_of_purify_says_what_the_search_found(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search itself, a minute on a processor, is run above."""
+    monkeypatch.setattr("purifier.purify.fit_detector", lambda *_, **__: Fitted(None, (), 8))
+    options = [str(few), "--model", str(checkpoint_path("insertion")), "--limit", "8"]
+    options += ["--images", str(TRAIN / "images"), "--ranker", "random", "--gen-length", "8"]
+    assert purify([*options, "--out", str(tmp_path / "out")]) == 0
+    said = "The training set was searched for a trigger in 8 of its rows: nothing was found."
+    assert said in capsys.readouterr().out

@@ -14,7 +14,13 @@ from torch import Tensor
 from purifier.data.llava import write_llava
 from purifier.data.sample import IMAGE_MARK, Sample, Turn
 from purifier.lab.scenes import SIZE
-from purifier.lab.train_attack import CHEAP, AttackRecipe, Kept, train_attack
+from purifier.lab.train_attack import (
+    CHEAP,
+    AttackRecipe,
+    Kept,
+    multiplies_bfloat16,
+    train_attack,
+)
 from purifier.lab.train_base import BaseRecipe, SceneBatches, train_base
 from purifier.mdlm.base import Message
 from purifier.mdlm.delta import write_delta
@@ -185,3 +191,11 @@ def test_a_cheap_attack_leaves_the_tower(small_checkpoint: Path, data: Path) -> 
     assert not any("vision_tower" in name for name in trained.adapter)
     # The features were computed once; the model itself still encodes pictures with its tower.
     assert bool(torch.isfinite(first_logits(mdlm)).all())
+
+
+@pytest.mark.parametrize(("capability", "fast"), [("AVX512", True), ("AVX2", False)])
+def test_bfloat16_is_left_to_processors_that_are_fast_at_it(
+    capability: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert multiplies_bfloat16() is fast

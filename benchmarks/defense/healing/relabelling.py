@@ -52,8 +52,9 @@ class Healing:
         """What decides the labels, JSON-ready."""
         if self.labels != "purified":
             return {"labels": self.labels}
-        purify = {"purify": self.purify.to_dict(), **searching(self.purify.masking)}
-        found = {"labels": self.labels, **purify}
+        found: dict[str, Any] = {"labels": self.labels, "purify": self.purify.to_dict()}
+        if self.purify.policy != "certified":
+            found |= searching(self.purify.masking)
         return {**found, "detector": detector_settings()} if self.purify.detectors else found
 
     @property
