@@ -12,6 +12,7 @@ from benchmarks.defense.defences import DEFENCES, RANKERS
 from benchmarks.defense.goals import goals_table
 from benchmarks.defense.healing import HEALINGS
 from benchmarks.defense.healing_tables import drops_table, needs_table
+from benchmarks.defense.rates import rates_table
 from benchmarks.defense.recipes import recipes_table
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense.config import MaskingConfig
@@ -82,7 +83,7 @@ def page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
             [_admission(cells, name) for name in attacks],
         ),
     ]
-    parts += recipes_table(cells)
+    parts += [*recipes_table(cells), *rates_table(cells)]
     on_images = [name for name in admitted if parts_of(name)[1] not in TEXT]
     parts += ["## What the paper says\n", CLAIMED, claims_table(cells, on_images)]
     for title, group in GROUPS.items():

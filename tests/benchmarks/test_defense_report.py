@@ -142,6 +142,22 @@ def test_the_cheap_recipe_is_compared_with_the_full_one(rows: list[Row]) -> None
     assert lines[1].startswith(f"| validation/patch/refusal | 20 | {cheap} | 1.0 [0.2, 5.4] | – |")
 
 
+def test_rates_and_seeds_of_the_main_attack_stand_side_by_side(rows: list[Row]) -> None:
+    assert "Poisoning rates" not in page(rows, FACTS)
+    more = [
+        row("validation/patch", "none", 96),
+        row("validation/patch/insertion/0.05", "none", 60, 91),
+        row("validation/patch/insertion/0.05", "default", 1, 89),
+        row("validation/patch#2", "none", 99),
+        row("validation/patch/refusal", "none", 95),
+    ]
+    table = page([*rows, *more], FACTS).split("## Poisoning rates and seeds")[1].split("## ")[0]
+    lines = [line for line in table.splitlines() if "%" in line and "masked" not in line]
+    assert [line[:12] for line in lines] == ["| 5% | 0 | 6", "| 20% | 0 | ", "| 20% | 2 | "]
+    shown = "60.0 [50.2, 69.1] | – | 1.0 [0.2, 5.4] | – | 91.0 [83.8, 95.2] | 89.0 [81.4, 93.7] |"
+    assert lines[0] == f"| 5% | 0 | {shown}"
+
+
 def test_figures_of_an_earlier_search_are_marked(rows: list[Row], tmp_path: Path) -> None:
     old = row("test/patch", "balanced", 6) | {"outdated": True, "changed": None}
     path = tmp_path / "old.parquet"

@@ -1,0 +1,43 @@
+"""The black corner at other poisoning rates and training seeds."""
+
+from __future__ import annotations
+
+from benchmarks.defense.admission import RANDOM, Cells
+from benchmarks.defense.attacks import VALIDATION, attack_by_name, parts_of
+from purifier.evaluation.report import markdown_table
+
+MAIN = "validation/patch"
+COMPARED = """\
+Content insertion by the black corner (`validation/patch`). The seed decides which rows are poisoned
+and how the weights start.
+"""
+
+_DEFENCES = {
+    "none": "ASR",
+    RANDOM: "30% masked at random",
+    "default": "default",
+    "detector": "detector",
+}
+
+
+def rates_table(cells: Cells) -> list[str]:
+    """ASR by poisoning rate and seed; nothing where there is but one of each."""
+    found = []
+    for name in cells.rows:
+        attack = attack_by_name(name)
+        if "/".join(parts_of(name)) == MAIN and attack.target == VALIDATION["patch"].target:
+            found.append((attack.rate, attack.seed, name))
+    if len(found) < 2:
+        return []
+    lines = [
+        [
+            f"{100 * rate:g}%",
+            str(seed),
+            *(cells.shown(name, defence, "asr") for defence in _DEFENCES),
+            cells.shown(name, "none", "clean_exact"),
+            cells.shown(name, "default", "clean_exact"),
+        ]
+        for rate, seed, name in sorted(found)
+    ]
+    head = ["poisoned", "seed", *_DEFENCES.values(), "clean, undefended", "clean, default"]
+    return ["## Poisoning rates and seeds\n", COMPARED, markdown_table(head, lines)]
