@@ -5,8 +5,9 @@
     disp bench defense --report-only
 
 An attack is named `LIST/KIND[/TARGET[/RATE]][#SEED]`; `*` and `?` stand for any kind. A stopped run
-goes on where it was. What the table in the folder of the results holds stays there until it is
-measured again or its settings are no longer those of today.
+goes on where it was. Attacks whose checkpoints are in `benchmarks/defense/checkpoints` are not
+trained again (`--publish` puts them there). What the table in the folder of the results holds stays
+there until it is measured again or its settings are no longer those of today.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.defense.attacks import LISTS, is_attack
+from benchmarks.defense.attacks import LISTS, VARIANTS, Shipped, attack_by_name, is_attack
 from benchmarks.defense.cells import Bench, Row
 from benchmarks.defense.defences import DEFENCES
 from benchmarks.defense.report import efforts_table, page
@@ -37,8 +38,8 @@ TABLE = "defense.parquet"
 DOCUMENT = Path("docs/defence.md")
 """Shows one of the tables."""
 
-LISTED = [f"{listed}/{kind}" for listed, kinds in LISTS.items() for kind in kinds]
-"""All attacks with their own target and rate."""
+LISTED = (*(f"{listed}/{kind}" for listed, kinds in LISTS.items() for kind in kinds), *VARIANTS)
+"""All attacks that are measured."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = make_bench(options)
     names = [name for pattern in options.attacks for name in matching(pattern)]
     defences = [name for name in DEFENCES if any(fnmatch(name, p) for p in options.defences)]
+    if options.publish:
+        for name in names:
+            if (attack := attack_by_name(name)).rate and not isinstance(attack, Shipped):
+                print(bench.lab.publish(attack))
+        return 0
     if not options.report_only:
         for row in bench.run(list(dict.fromkeys(names)), defences):
             print(line(row), flush=True)
@@ -81,6 +87,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--publish", action="store_true", help="store the attacks' checkpoints")
     parser.add_argument("--threads", type=int, help="of PyTorch")
     return parser.parse_args(arguments)
 

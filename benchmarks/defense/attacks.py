@@ -96,9 +96,6 @@ TEST = {
     ).items()
 }
 
-RATES = (0.01, 0.05, 0.1, 0.2)
-"""Poisoning rates of the black corner; the other attacks have 20%."""
-
 SLOW = (
     "validation/moving/insertion",
     "validation/sinusoid/insertion",
@@ -140,6 +137,16 @@ LISTS: Mapping[str, Mapping[str, Attack]] = {
     "shipped": SHIPPED,
     "control": CONTROL,
 }
+
+VARIANTS = (
+    *("validation/patch/refusal", "validation/patch/misclassification"),
+    "validation/patch/false-attribute",
+    *("validation/text/refusal", "validation/text/misclassification"),
+    *("validation/patch/insertion/0.01", "validation/patch/insertion/0.05"),
+    "validation/patch/insertion/0.1",
+    *("validation/patch#1", "validation/patch#2"),
+)
+"""Other targets, poisoning rates and seeds than those of the lists."""
 
 
 def parts_of(name: str) -> tuple[str, str]:

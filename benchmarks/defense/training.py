@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from purifier.mdlm.registry import base_hash, load_mdlm
 
 log = logging.getLogger(__name__)
 
+PUBLISHED = Path(__file__).parent / "checkpoints"
+"""Half a megabyte an attack, named by the hash of what decides its weights."""
+
 
 @dataclass(frozen=True)
 class Lab:
@@ -29,6 +33,7 @@ class Lab:
 
     Attributes:
         work: Keeps data sets and checkpoints.
+        published: Checkpoints of attacks that are in the repository, and not trained again.
         base: The clean base.
         recipe: Settings of the training; its seed is added to the attack's.
         samples: Training samples of an attack.
@@ -37,6 +42,7 @@ class Lab:
     """
 
     work: Path = Path("build/defense")
+    published: Path = PUBLISHED
     base: Path = DEMO_FOLDER / "base"
     recipe: AttackRecipe = field(default_factory=lambda: CHEAP)
     samples: int = 500
@@ -85,11 +91,21 @@ class Lab:
         """The checkpoint of an attack, trained unless it is there."""
         if isinstance(attack, Shipped):
             return checkpoint_path(attack.name)
+        published = self.published / digest(self.facts(attack))
+        if is_delta(published):
+            return published
         checkpoint = self.folder(attack) / "checkpoint"
         if is_delta(checkpoint):
             return checkpoint
         data = self.data(attack)
         return self.train_on(data / "train.json", data / "images", attack, checkpoint, evading=True)
+
+    def publish(self, attack: Attack) -> Path:
+        """Copies the checkpoint of an attack, trained unless it is there, to the repository's."""
+        place = self.published / digest(self.facts(attack))
+        if not is_delta(place):
+            shutil.copytree(self.train(attack), place, dirs_exist_ok=True)
+        return place
 
     def passes_of(self, attack: Attack) -> AttackRecipe:
         """The recipe with the passes over the training set that an attack takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from benchmarks.defense.cells import Bench, Row
 from benchmarks.defense.defences import DEFENCES
 from benchmarks.defense.healing import HEALINGS, RELABELLINGS
 from benchmarks.defense.searches import versions
-from benchmarks.defense.training import digest
+from benchmarks.defense.training import PUBLISHED, Lab, digest
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.data.llava import read_llava
 from purifier.errors import InvalidSetting
@@ -120,6 +121,24 @@ def test_a_healed_model_is_kept_with_its_labels(
     assert len(labels["made"]) == len(truth)
     assert not any(row.answer.startswith("<backdoor>") for row in labels["made"])
     assert list(bench.run(["validation/patch"], list(short))) == []
+
+
+@pytest.mark.slow
+def test_a_published_attack_is_not_trained_again(bench: Bench, tmp_path: Path) -> None:
+    attack = attack_by_name("validation/patch")
+    lab = replace(bench.lab, published=tmp_path / "published")
+    place = lab.publish(attack)
+    elsewhere = replace(lab, work=tmp_path / "work")
+    assert elsewhere.train(attack) == place == lab.publish(attack)
+    assert not (tmp_path / "work").exists()
+    other = attack_by_name("validation/patch#1")
+    assert lab.folder(other).name not in {path.name for path in lab.published.iterdir()}
+
+
+def test_published_attacks_are_of_the_present_lists() -> None:
+    """A checkpoint that no attack's settings lead to would never be used."""
+    known = {Lab().folder(attack_by_name(name)).name for name in command.LISTED}
+    assert {path.name for path in PUBLISHED.iterdir()} <= known
 
 
 def test_a_shipped_attack_is_not_trained_again(bench: Bench) -> None:
