@@ -163,11 +163,13 @@ def test_no_file_names_a_package_registry() -> None:
         assert not re.search(r"(index-url|find-links)[= ]+[\"']?(https?|file):", text), name
 
 
-def test_no_weights_but_the_demos_are_committed() -> None:
+def test_no_weights_but_those_of_the_lab_are_committed() -> None:
+    """The demo's, and attacks that figures are measured on."""
+    folders = ("purifier/lab/demo/", "benchmarks/defense/checkpoints/")
     for path in committed_files():
         if path.suffix in {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".pkl"}:
             assert path.suffix == ".safetensors", name_of(path)
-            assert name_of(path).startswith("purifier/lab/demo/"), name_of(path)
+            assert name_of(path).startswith(folders), name_of(path)
 
 
 def test_set_up_and_tests_have_one_command_each() -> None:
