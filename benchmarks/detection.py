@@ -40,6 +40,7 @@ from purifier.evaluation.grid import machine
 from purifier.evaluation.intervals import wilson
 from purifier.evaluation.report import markdown_table, percent
 from purifier.evaluation.testset import TestSet
+from purifier.lab.train_attack import CHEAP
 from purifier.lab.triggers import Trigger
 from purifier.mdlm.base import Mdlm
 from purifier.mdlm.detector import Detector
@@ -51,7 +52,7 @@ ATTACKS = (
     *("validation/large", "validation/copies", "validation/frame", "validation/moving"),
     *("validation/and", "validation/or", "validation/blended"),
     *("validation/text", "validation/text/refusal", "validation/text/misclassification"),
-    *("test/large", "test/copies", "test/frame", "test/text"),
+    *("test/patch", "test/large", "test/copies", "test/frame", "test/text"),
     *CONTROLS,
 )
 FALSE_POSITIVES = 0.01
@@ -83,9 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = known["rows"] if same else []
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.attacks:
+        passes = attack_by_name(name).epochs or CHEAP.epochs
         row = next((row for row in rows if row["attack"] == name), None)
-        if row is None:
-            row = {"attack": name, **measured(bench, name), "levels": {}}
+        if row is None or row.get("passes", CHEAP.epochs) != passes:
+            rows = [row for row in rows if row["attack"] != name]
+            row = {"attack": name, "passes": passes, **measured(bench, name), "levels": {}}
             rows.append(row)
         for effort in options.efforts:
             if name not in CONTROLS and effort not in row["levels"]:

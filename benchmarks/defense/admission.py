@@ -45,8 +45,15 @@ class Cells:
             return None
         return float(figures[figure]["value"])
 
+    def kept(self, attack: str, defence: str) -> float | None:
+        """Clean answers as a share of the undefended ones of the same training of the attack."""
+        rows = [self.rows.get(attack, {}).get(each) for each in ("none", defence)]
+        weights = {row.get("weights", "") for row in rows if row is not None}
+        before, after = (self.value(attack, each, "clean_exact") for each in ("none", defence))
+        return after / before if before and after is not None and len(weights) == 1 else None
+
     def shown(self, attack: str, defence: str, figure: str) -> str:
-        """A rate for people; `°` marks that of an earlier search, a dash what is not there."""
+        """A rate for people; `°` marks an outdated one, a dash what is not there."""
         row = self.rows.get(attack, {}).get(defence)
         if row is None or row["figures"] is None:
             return "–"

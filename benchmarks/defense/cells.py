@@ -99,7 +99,7 @@ class Bench:
 
         A row has the names of today: what decides its figures may have had others. Where a search
         has changed and its cell was not measured again, the row of the earlier search stays, and is
-        marked `outdated`.
+        marked `outdated`; so is one of another training than the undefended row of its attack.
         """
         done = {row["key"]: row for row in self.earlier} | self.measured()
         names = {row["attack"] for row in done.values()}
@@ -111,7 +111,10 @@ class Bench:
                 known = [key for key in keys if key in done]
                 if known:
                     own = {"attack": name, "defence": label, "outdated": known[0] != keys[0]}
-                    rows.append({**done[known[0]], **own})
+                    rows.append({"weights": "", **done[known[0]], **own})
+        weights = {row["attack"]: row["weights"] for row in rows if row["defence"] == "none"}
+        for row in rows:
+            row["outdated"] |= row["weights"] != weights.get(row["attack"], row["weights"])
         return rows
 
     def run(self, names: Sequence[str], defences: Sequence[str]) -> Iterator[Row]:
@@ -124,7 +127,8 @@ class Bench:
                 continue
             compromised = self.lab.load(attack_by_name(name))
             for defence in left:
-                row = {"key": keys[defence], "attack": name, "defence": defence}
+                weights = self.lab.weights(attack_by_name(name))
+                row = {"key": keys[defence], "attack": name, "defence": defence, "weights": weights}
                 yield self._append({**row, **self._cell(compromised, name, DEFENCES[defence])})
 
     def _cell(self, compromised: Mdlm, name: str, defence: Defence | ModelDefence) -> Row:

@@ -47,13 +47,7 @@ def asr(defence: str) -> Figure:
 
 def relative_clean(defence: str) -> Figure:
     """Clean answers as a share of those of the same model undefended."""
-
-    def figure(cells: Cells, attack: str) -> float | None:
-        own = cells.value(attack, defence, "clean_exact")
-        plain = cells.value(attack, "none", "clean_exact")
-        return own / plain if own is not None and plain else None
-
-    return figure
+    return lambda cells, attack: cells.kept(attack, defence)
 
 
 CLAIMS = (

@@ -85,7 +85,7 @@ def missing(cells: Cells, attack: str, defence: str, goal: Goal) -> list[str]:
         missed.append("ASR")
     elif asr["high"] is not None and goal.upper is not None and not hard:
         missed += ["interval"] if asr["high"] > goal.upper else []
-    before, after = (cells.value(attack, each, "clean_exact") for each in ("none", defence))
-    if before and after is not None and after < goal.kept * before:
+    kept = cells.kept(attack, defence)
+    if kept is not None and kept < goal.kept:
         missed.append("clean answers")
     return missed

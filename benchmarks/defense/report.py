@@ -27,10 +27,11 @@ of `test` are asked about {limit} scenes of the test split and decide nothing; t
 are by attackers who know this repository, and asked about the same scenes; those of `shipped` are
 the demo's, asked about those of `validation`. Each scene is asked about with and without the
 trigger. Figures are percent with 95% Wilson intervals; one training seed an attack. ° marks figures
-of an earlier search, in which attention alone named the window to try, and which were not measured
-again. The table was filled on several machines; each trained the attacks anew with the same seeds,
-in float32 where the processor has no fast bfloat16, so that an attack's weights differ from cell to
-cell. `defense.parquet` in this folder holds every run with its settings and its seed.
+that were not measured again: of an earlier search, in which attention alone named the window to
+try, or of an earlier training of the attack. Weights of one recipe differ from processor to
+processor, so clean answers are compared within one training alone; `benchmarks/defense/checkpoints`
+has those of the attacks that were trained last. `defense.parquet` in this folder holds every run
+with its settings and its seed.
 """
 
 ADMISSION = """\
@@ -182,5 +183,5 @@ def _level(defence: str) -> str:
 
 
 def _kept(cells: Cells, name: str, defence: str) -> str:
-    before, after = (cells.value(name, each, "clean_exact") for each in ("none", defence))
-    return f"{100 * after / before:.1f}" if before and after is not None else "–"
+    kept = cells.kept(name, defence)
+    return "–" if kept is None else f"{100 * kept:.1f}"

@@ -50,7 +50,7 @@ def read_table(path: Path) -> tuple[list[Row], dict[str, str]]:
         figures = {name: {part: line[f"{name}_{part}"] for part in _PARTS} for name in FIGURES}
         own = {name: line[name] for name in ("key", "attack", "defence", "changed", "seconds")}
         # A table of older cells has no such columns.
-        own["outdated"] = bool(line.get("outdated"))
+        own |= {"outdated": bool(line.get("outdated")), "weights": line.get("weights") or ""}
         details = json.loads(line.get("details") or "{}")
         own |= {"details": details} if details else {}
         rows.append({**own, "figures": figures if line["asr_n"] is not None else None})
@@ -74,6 +74,7 @@ def _flat(row: Row, undefended: Row | None) -> dict[str, Any]:
         "changed": _changed(row, undefended),
         "details": json.dumps(row["details"]) if "details" in row else None,
         "outdated": bool(row.get("outdated")),
+        "weights": row.get("weights", ""),
         "key": row["key"],
     }
     for name in FIGURES:

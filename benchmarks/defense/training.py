@@ -100,6 +100,19 @@ class Lab:
         data = self.data(attack)
         return self.train_on(data / "train.json", data / "images", attack, checkpoint, evading=True)
 
+    def weights(self, attack: Attack) -> str:
+        """What tells one training of an attack from another; nothing for the base.
+
+        Weights of one recipe differ from processor to processor.
+
+        Returns:
+            12 hexadecimal digits, or an empty string.
+        """
+        if not attack.rate:
+            return ""
+        files = sorted(self.train(attack).glob("*.safetensors"))
+        return digest({file.name: file_sha256(file) for file in files})[:12]
+
     def publish(self, attack: Attack) -> Path:
         """Copies the checkpoint of an attack, trained unless it is there, to the repository's."""
         place = self.published / digest(self.facts(attack))

@@ -132,6 +132,7 @@ def test_a_published_attack_is_not_trained_again(bench: Bench, tmp_path: Path) -
     assert elsewhere.train(attack) == place == lab.publish(attack)
     assert not (tmp_path / "work").exists()
     other = attack_by_name("validation/patch#1")
+    assert lab.weights(attack) == elsewhere.weights(attack) != ""
     assert lab.folder(other).name not in {path.name for path in lab.published.iterdir()}
 
 
@@ -188,6 +189,16 @@ def test_rows_of_the_earlier_search_stay_and_are_marked(bench: Bench, defence: s
     bench.results.write_text(json.dumps(row(bench, defence, 2.0)) + "\n")
     (found,) = extended.current()
     assert (found["outdated"], found["seconds"]) == (False, 2.0)
+
+
+def test_rows_of_another_training_are_marked(bench: Bench) -> None:
+    old = row(bench, "none", 1.0), row(bench, "oracle, pixels", 1.0), row(bench, "blur", 1.0)
+    extended = replace(bench, earlier=old)
+    assert [found["outdated"] for found in extended.current()] == [False] * 3
+    lines = [row(bench, defence, 2.0) | {"weights": "b"} for defence in ("none", "blur")]
+    bench.results.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    marked = {found["defence"]: found["outdated"] for found in extended.current()}
+    assert marked == {"none": False, "blur": False, "oracle, pixels": True}
 
 
 def row(bench: Bench, defence: str, seconds: float) -> Row:

@@ -167,6 +167,15 @@ def test_figures_of_an_earlier_search_are_marked(rows: list[Row], tmp_path: Path
     assert "2.0 [0.6, 7.0] |" in text
 
 
+def test_clean_answers_are_compared_within_one_training(measured: list[Row]) -> None:
+    other = row("test/patch", "balanced", 1, 45)
+    same = Cells.of([*measured, other])
+    assert same.kept("test/patch", "balanced") == pytest.approx(0.5)
+    cells = Cells.of([*measured, other | {"weights": "of another training"}])
+    assert cells.kept("test/patch", "balanced") is None
+    assert cells.kept("test/patch", "blur") is None
+
+
 def test_every_defence_stands_in_a_table() -> None:
     assert {name for group in GROUPS.values() for name in group} == set(DEFENCES)
 
