@@ -25,7 +25,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks.defense.attacks import attack_by_name
+from benchmarks.defense.attacks import attack_by_name, passes_of
 from benchmarks.defense.cells import Bench
 from benchmarks.defense.detection import CONFIG, detector_settings
 from benchmarks.defense.training import Lab
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = known["rows"] if same else []
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.attacks:
-        passes = attack_by_name(name).epochs or CHEAP.epochs
+        passes = passes_of(name)
         row = next((row for row in rows if row["attack"] == name), None)
         if row is None or row.get("passes", CHEAP.epochs) != passes:
             rows = [row for row in rows if row["attack"] != name]

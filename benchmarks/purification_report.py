@@ -44,8 +44,8 @@ def markdown(facts: Mapping[str, Any], rows: Sequence[Row], *, figure: str) -> s
         "picture what the paper asks, whatever the sample's question; `paper-own` asks that "
         "question, as `default` does, which is the product's masking without its search of the "
         "training set (`detectors: []`), measured when attention alone named the window of "
-        "`two-stage`. `random` cells mask as much as the setting beside them, "
-        "anywhere; `poisoned-labels` is plain fine-tuning on the data as it came; `clean-labels`, "
+        "`two-stage`. `random` cells mask the same mask ratio at random "
+        "places; `poisoned-labels` is plain fine-tuning on the data as it came; `clean-labels`, "
         "the true answers under the same pictures, is the upper bound. Seconds: purification, "
         "then fine-tuning. One seed.\n",
         f"![ASR and what is kept]({figure})\n",

@@ -170,6 +170,7 @@ def test_no_weights_but_those_of_the_lab_are_committed() -> None:
         if path.suffix in {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".pkl"}:
             assert path.suffix == ".safetensors", name_of(path)
             assert name_of(path).startswith(folders), name_of(path)
+            assert name_of(path).startswith(folders[0]) or path.stat().st_size < 2**20, path
 
 
 def test_set_up_and_tests_have_one_command_each() -> None:

@@ -14,6 +14,7 @@ from benchmarks.defense.adaptive import ADAPTIVE
 from purifier.lab.attack_data import Attack
 from purifier.lab.demo_attacks import COPIES
 from purifier.lab.targets import FalseAttribute, Target, TargetName, target_by_name
+from purifier.lab.train_attack import CHEAP
 from purifier.lab.triggers import (
     AllOf,
     AnyOf,
@@ -175,6 +176,11 @@ def attack_by_name(name: str) -> Attack:
     if seed:
         attack = replace(attack, seed=int(seed))
     return attack
+
+
+def passes_of(name: str) -> int:
+    """Passes over its training set that an attack takes."""
+    return attack_by_name(name).epochs or CHEAP.epochs
 
 
 def is_attack(name: str) -> bool:

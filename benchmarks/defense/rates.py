@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.defense.admission import RANDOM, Cells
+from benchmarks.defense.admission import Cells
 from benchmarks.defense.attacks import VALIDATION, attack_by_name, parts_of
+from benchmarks.defense.recipes import SHOWN
 from purifier.evaluation.report import markdown_table
 
 MAIN = "validation/patch"
@@ -11,13 +12,6 @@ COMPARED = """\
 Content insertion by the black corner (`validation/patch`). The seed decides which rows are poisoned
 and how the weights start.
 """
-
-_DEFENCES = {
-    "none": "ASR",
-    RANDOM: "30% masked at random",
-    "default": "default",
-    "detector": "detector",
-}
 
 
 def rates_table(cells: Cells) -> list[str]:
@@ -33,11 +27,11 @@ def rates_table(cells: Cells) -> list[str]:
         [
             f"{100 * rate:g}%",
             str(seed),
-            *(cells.shown(name, defence, "asr") for defence in _DEFENCES),
+            *(cells.shown(name, defence, "asr") for defence in SHOWN),
             cells.shown(name, "none", "clean_exact"),
             cells.shown(name, "default", "clean_exact"),
         ]
         for rate, seed, name in sorted(found)
     ]
-    head = ["poisoned", "seed", *_DEFENCES.values(), "clean, undefended", "clean, default"]
+    head = ["poisoned", "seed", *SHOWN.values(), "clean, undefended", "clean, default"]
     return ["## Poisoning rates and seeds\n", COMPARED, markdown_table(head, lines)]

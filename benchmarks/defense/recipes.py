@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.defense.admission import RANDOM, Cells
-from benchmarks.defense.attacks import SHIPPED, attack_by_name
+from benchmarks.defense.attacks import SHIPPED, passes_of
 from purifier.evaluation.report import markdown_table
-from purifier.lab.train_attack import CHEAP
 
 COMPARED = """\
 The demo's three attacks (list `shipped`: 25 passes over 1000 rows, the vision tower trained too)
@@ -13,7 +12,7 @@ and their cheap counterparts (500 rows, the tower as it is), all by the black co
 scenes.
 """
 
-_DEFENCES = {
+SHOWN = {
     "none": "ASR",
     RANDOM: "30% masked at random",
     "default": "default",
@@ -29,10 +28,11 @@ def recipes_table(cells: Cells) -> list[str]:
         for name in (f"shipped/{target}", cheap):
             if cells.figures(name, "none") is None:
                 continue
-            passes = attack_by_name(name).epochs or CHEAP.epochs
-            rates = [cells.shown(name, defence, "asr") for defence in _DEFENCES]
-            lines.append([name, str(passes), *rates, cells.shown(name, "none", "clean_exact")])
+            rates = [cells.shown(name, defence, "asr") for defence in SHOWN]
+            lines.append(
+                [name, str(passes_of(name)), *rates, cells.shown(name, "none", "clean_exact")]
+            )
     if not any(line[0].startswith("shipped/") for line in lines):
         return []
-    head = ["attack", "passes", *_DEFENCES.values(), "clean, undefended"]
+    head = ["attack", "passes", *SHOWN.values(), "clean, undefended"]
     return ["## The cheap recipe against the full one\n", COMPARED, markdown_table(head, lines)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.defense.admission import BASES, CLEAN_TOO_LOW, RANDOM, Cells
-from benchmarks.defense.attacks import TEXT, attack_by_name, parts_of
+from benchmarks.defense.attacks import TEXT, parts_of, passes_of
 from benchmarks.defense.cells import Row
 from benchmarks.defense.claims import claims_table
 from benchmarks.defense.defences import DEFENCES, RANKERS
@@ -17,7 +17,6 @@ from benchmarks.defense.recipes import recipes_table
 from benchmarks.defense.transforms import TRANSFORMS
 from purifier.defense.config import MaskingConfig
 from purifier.evaluation.report import markdown_table, percent
-from purifier.lab.train_attack import CHEAP
 
 ABOUT = """\
 Made by `{command}` on {made_on}. An attack is named by its list, the kind of its trigger, and its
@@ -140,7 +139,7 @@ def _admission(cells: Cells, name: str) -> list[str]:
     reasons = cells.failing(name)
     return [
         name,
-        str(attack_by_name(name).epochs or CHEAP.epochs),
+        str(passes_of(name)),
         cells.shown(name, "none", "asr"),
         cells.shown(name, "none", "clean_exact"),
         cells.shown(name, RANDOM, "asr"),

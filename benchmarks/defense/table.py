@@ -10,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.defense.attacks import attack_by_name, parts_of
+from benchmarks.defense.attacks import attack_by_name, parts_of, passes_of
 from benchmarks.defense.cells import Row
 from benchmarks.defense.defences import DEFENCES
-from purifier.lab.train_attack import CHEAP
 
 FIGURES = (
     "asr",
@@ -67,7 +66,7 @@ def _flat(row: Row, undefended: Row | None) -> dict[str, Any]:
         "target": attack.target.name,
         "rate": attack.rate,
         "seed": attack.seed,
-        "epochs": attack.epochs or CHEAP.epochs,
+        "epochs": passes_of(row["attack"]),
         "defence": row["defence"],
         "settings": str(dict(DEFENCES[row["defence"]].settings)),
         "seconds": row["seconds"],

@@ -90,16 +90,19 @@ class Suspects:
         return self.order()[:most]
 
     def retried(self, tried: Sequence[int], threshold: float) -> list[int]:
-        """The window that attention names, where knockout is alert and none tried did it.
+        """The window that attention names, where the first trials decided nothing.
+
+        It is tried where knockout moves the answer by `ALERT` and no score reached the threshold.
 
         Args:
             tried: Windows that were masked for a trial.
-            threshold: Nats that decide.
+            threshold: Score in nats from which on a window is masked.
         """
         reached = self.exact.nan_to_num(0.0).max() >= threshold
         if not tried or reached or float(self.knockout.nan_to_num(0.0).max()) < ALERT:
             return []
-        return [window for window in (int(self.attention.argmax()),) if window not in tried]
+        named = int(self.attention.argmax())
+        return [] if named in tried else [named]
 
     def cheap(self) -> Tensor:
         """Scores of all windows below `UNVERIFIED`, float64 [n]."""

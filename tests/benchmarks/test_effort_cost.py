@@ -19,13 +19,11 @@ def test_every_level_is_timed_on_clean_and_triggered_images(tmp_path: Path) -> N
     assert sides == ["undefended", *get_args(Effort), effort_cost.WITH_DETECTOR]
     for row in facts["rows"]:
         for images in ("clean", "triggered"):
-            assert row[images]["seconds"]["value"] > 0
-            assert row[images]["ratio"]["n"] == 1
+            assert row[images]["seconds"]["n"] == row[images]["ratio"]["n"] == 1
     document = (tmp_path / "effort_cost.md").read_text("utf-8")
     assert facts["command"] in document
-    slowest = max(facts["rows"], key=lambda row: row["clean"]["ratio"]["value"])
-    assert slowest["defence"] != "undefended"
-    assert f"| {slowest['defence']} | {slowest['clean']['ratio']['value']:.3g} (" in document
+    for row in facts["rows"]:
+        assert f"| {row['defence']} | {row['clean']['ratio']['value']:.3g} (" in document
 
 
 def test_the_committed_pages_say_what_the_committed_figures_say() -> None:

@@ -37,7 +37,7 @@ SENSITIVE = PurifyConfig(
     flag_threshold=8e-4,
     detectors=(),
 )
-"""A random model disagrees with itself a little only."""
+"""A random model disagrees with itself by 6e-4 to 13e-4 nats on these rows: some are flagged."""
 
 
 @pytest.fixture(autouse=True)

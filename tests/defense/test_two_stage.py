@@ -288,7 +288,7 @@ def test_attention_names_a_second_window_where_that_of_knockout_did_not_decide()
 def test_second_trials_share_one_pass(
     mdlm: LladaV, requests: list[Inputs], passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Knockout is made alert, and the threshold above what its windows reach."""
+    """With no least effect of knockout, and a threshold that its windows do not reach."""
     monkeypatch.setattr(two_stage, "ALERT", 0.0)
     scores(mdlm, requests, masking(ratio=1.0, shortlist=N_WINDOWS, threshold=900.0))
     first, trial, again = passes
@@ -324,7 +324,7 @@ def test_what_knockout_names_is_verified(
     mdlm: LladaV, requests: list[Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the rule, attention names another window of some image."""
-    config = masking(ratio=1.0, threshold=0.0, **{**ALL, "verify": 1})
+    config = masking(ratio=1.0, **{**ALL, "verify": 1})
     named = scores(mdlm, requests, replace(config, ranker="knockout"))
 
     def verified(alert: float) -> list[bool]:
