@@ -1,31 +1,31 @@
-"""Which search a cell was measured with: today's, or the one before it."""
+"""Which search a cell was measured with: today's, or an earlier one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from purifier.defense.config import MaskingConfig
 
-SEARCH = 2
-"""Raised by hand where a change of `two-stage` or `group-testing` may change figures: cells of the
-search before stay in the table, marked, until they are measured again. 2: knockout names windows.
-"""
+SEARCHES: Mapping[str, int] = {"two-stage": 2, "group-testing": 3}
+"""By ranker; raised by hand where a change of it may change figures: cells of an earlier search
+stay in the table, marked, until they are measured again. 2: knockout names windows. 3: the image
+masked whole decides whether there is a search, and windows are shown alone."""
 
-_BEFORE: Mapping[str, Mapping[str, str]] = {
-    "two-stage": {},
-    "group-testing": {"source": "24e6d379"},
-}
-"""What stood for the search before, by ranker."""
+GATES = {"knockout": 3.0, "masking": 4.5}
+"""By the kind of probes, the gates of `balanced` and `thorough` before search 3."""
+
+SOURCE = "24e6d379"
+"""What stood for the search of `group-testing` before searches were numbered."""
 
 
 def searching(masking: MaskingConfig) -> dict[str, int]:
     """The search of a masking, JSON-ready; nothing for rankers that do not search."""
-    return {"search": SEARCH} if masking.ranker in _BEFORE else {}
+    return {"search": SEARCHES[masking.ranker]} if masking.ranker in SEARCHES else {}
 
 
 def versions(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Settings of a defence with today's search and, if it searches, with the one before.
+    """Settings of a defence with today's search and, if it searches, with those before.
 
     Args:
         settings: Those of a masking, or of a relabelling.
@@ -34,4 +34,12 @@ def versions(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "search" not in today:
         return [today]
     rest = {name: value for name, value in today.items() if name != "search"}
-    return [today, {**rest, **(_BEFORE[rest["ranker"]] if "ranker" in rest else {})}]
+    return [today, *({**rest, **other} for other in _before(rest))]
+
+
+def _before(rest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What differed in earlier searches."""
+    if rest.get("ranker") != "group-testing":
+        return [{}]
+    gate = {"gate": GATES[rest["probing"]]}
+    return [{**gate, "search": 2}, {**gate, "source": SOURCE}]

@@ -201,7 +201,7 @@ EFFORTS: Mapping[Effort, Mapping[str, Any]] = MappingProxyType(
         "balanced": {
             "ranker": "group-testing",
             "ratio": 0.4,
-            "gate": 3.0,
+            "gate": 9.0,
             "probing": "knockout",
             "probed": 32,
         },

@@ -3,18 +3,20 @@
 Where a trigger lies in several places and any of them is enough, hiding one place says nothing;
 where it is larger than a window, no window covers it. So many parts are hidden at once:
 
-1. *Probes*: random masks, each of which hides most of the image in blocks. What they move is told
+1. *Blank*: the whole image is masked. Where that moves the answer by less than `gate`, nothing in
+   the image forces it, and the search ends with what two-stage occlusion found.
+2. *One window*: if the window that two-stage occlusion verified does nearly as much, it is taken.
+3. *Windows that are enough*: each is shown alone (`shown_alone`); those that share nothing and are
+   enough for a token of the answer are candidates together.
+4. *Probes*: random masks, each of which hides most of the image in blocks. What they move is told
    by knockout (the answer positions alone run again without sight of the blocks' visual tokens) or,
-   with `probing="masking"`, by masking and encoding.
-2. *Effects*: a block's effect is the mean divergence of the probes that hid it minus the mean of
-   those that did not. The block with the largest is chosen and hidden in all further probes: of
-   several copies the later ones show the more, the more of the others are hidden.
-3. *Candidates*: the blocks chosen first, some at a time, and the borders of the image. Each is
-   masked and run. Taken is the smallest that moves the answer nearly as far as any.
-4. *Trimming*: blocks that are not needed for that are given back.
-
-Probes that move nothing end the search, unless masking the whole image moves the answer far. The
-windows that two-stage occlusion suspects are verified in any case; the best is a candidate.
+   with `probing="masking"`, by masking and encoding. A block's effect is the mean divergence of the
+   probes that hid it minus the mean of those that did not. The block with the largest is chosen and
+   hidden in all further probes: of several copies the later ones show the more, the more of the
+   others are hidden. Blocks chosen first, some at a time, and the borders of the image are
+   candidates.
+5. *Trimming*: of the candidates the smallest is taken that moves the answer nearly as far as any
+   (in step 3: as the blank), and blocks that are not needed for that are given back.
 """
 
 from __future__ import annotations
@@ -29,11 +31,13 @@ from torch import Tensor
 from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import FirstStep, Response, first_step_logits, response_tail
 from purifier.defense.leave_one_out import bounded
+from purifier.defense.shown_alone import apart, gains
 from purifier.defense.sites import Encoding, Site
 from purifier.defense.two_stage import (
     Suspects,
     divergence,
     knocked_out,
+    masks,
     scores_of,
     suspects,
     token_span,
@@ -67,10 +71,6 @@ trigger may still be enough later in the answer."""
 TRIMS = 3
 """Times that unneeded blocks are given back: which are needed depends on those that are left."""
 
-BLANK = 2.0
-"""How many times the gate the answer must move where the whole image is masked, for a search though
-no probe reached the gate: a forced answer is far from what the model says of no image."""
-
 ROWS = 32
 """Sequences in one forward pass."""
 
@@ -101,29 +101,46 @@ class Search:
 
     def found(self) -> tuple[Tensor, float] | None:
         """Units to mask together, and by how many nats hiding them moves the answer."""
+        blank = float(self.verified(torch.ones_like(self.own.regions.units[:1])))
+        if blank < self.config.gate:
+            return None
+        window, moved = self.best_window()
+        if moved >= max(self.config.threshold, NEARLY * blank):
+            return window, moved
+        alone = self.enough_alone()
+        return self.taken(alone, NEARLY * blank) or self.taken(self.candidates(self.order()))
+
+    def best_window(self) -> tuple[Tensor, float]:
+        """The window that two-stage occlusion verified with most effect, and this effect."""
+        verified = self.own.exact.nan_to_num(0.0)
+        best = int(verified.argmax())
+        return masks(self.own, self.config.ratio)[best], float(verified[best])
+
+    def enough_alone(self) -> Tensor:
+        """Sets of windows that are each enough and share nothing, bool [n, *shape].
+
+        The likeliest, the likeliest two, and so on, as many as the mask ratio allows.
+        """
+        windows = self.own.regions.units
+        scores = self.gains(windows)
+        chosen = apart(windows, scores, self.config.gate)
+        sets = [windows[chosen[: count + 1]].any(0) for count in range(len(chosen))]
+        return self.fitting(torch.stack(sets)) if sets else windows[:0]
+
+    def gains(self, windows: Tensor) -> Tensor:
+        """See `shown_alone.gains`."""
+        return gains(self.site, self.own.image, windows, self.step, self.response, self.check)
+
+    def order(self) -> list[int]:
+        """All blocks, in the order in which rounds of probes choose them."""
         chosen: list[int] = []
         for number in range(ROUNDS):
             probes = drawn_probes(len(self.parts), self.config.probed, self.seed + number)
             probes[:, chosen] = True
-            moved = self.probed(probes)
-            if not chosen and not self.worth_it(moved):
-                return None
-            order = effects(probes, moved).argsort(descending=True, stable=True).tolist()
-            left = [block for block in order if block not in chosen]
+            order = effects(probes, self.probed(probes)).argsort(descending=True, stable=True)
+            left = [block for block in order.tolist() if block not in chosen]
             chosen += left[:1] if number < ROUNDS - 1 else left
-        candidates = self.candidates(chosen)
-        scores = self.verified(candidates)
-        taken = self.smallest(candidates, scores)
-        if taken is None:
-            return None
-        return self.trimmed(candidates[taken], float(scores[taken]))
-
-    def worth_it(self, moved: Tensor) -> bool:
-        """Whether the first probes, or the image masked whole, move the answer far enough."""
-        if float(moved.max()) >= self.config.gate:
-            return True
-        whole = torch.ones((1, *self.site.shapes[self.own.image]), dtype=torch.bool)
-        return float(self.verified(whole)) >= BLANK * self.config.gate
+        return chosen
 
     def probed(self, probes: Tensor) -> Tensor:
         """Nats by which each probe moves the answer, float64 [N]."""
@@ -139,15 +156,35 @@ class Search:
         return knocked_out(self.site.mdlm, self.step, tail, unseen, self.response)
 
     def candidates(self, order: Sequence[int]) -> Tensor:
-        """Sets of units, bool [n, *shape]: none is larger than the mask ratio allows."""
+        """The blocks that were chosen first, the borders and the best window, bool [n, *shape]."""
         tops = [self.parts[list(order[:size])].any(0) for size in SIZES if size <= len(order)]
         cells = torch.stack([*tops, *borders(self.parts.shape[1:])])
         units = self.site.on(self.own.image, cells).units
-        verified = self.own.exact.nan_to_num(0.0)
-        if float(verified.max()) > 0:
-            units = torch.cat([self.own.regions.units[verified.argmax()][None], units])
-        fits = units.flatten(1).double().mean(1) <= self.config.ratio
-        return units[fits]
+        window, moved = self.best_window()
+        return self.fitting(torch.cat([window[None], units]) if moved > 0 else units)
+
+    def fitting(self, units: Tensor) -> Tensor:
+        """Those sets of units that are no larger than the mask ratio allows."""
+        return units[units.flatten(1).double().mean(1) <= self.config.ratio]
+
+    def taken(self, candidates: Tensor, least: float | None = None) -> tuple[Tensor, float] | None:
+        """The smallest candidate that is enough, trimmed, and its score.
+
+        Args:
+            candidates: bool [n, *shape].
+            least: Nats that it must reach; by default a share of the largest score.
+        """
+        if not len(candidates):
+            return None
+        scores = self.verified(candidates)
+        enough = self.enough(
+            candidates, scores, NEARLY * float(scores.max()) if least is None else least
+        )
+        if not bool(enough.any()):
+            return None
+        area = candidates.flatten(1).double().mean(1)
+        smallest = int(torch.where(enough, area, 2.0).argmin())
+        return self.trimmed(candidates[smallest], float(scores[smallest]))
 
     @torch.no_grad()
     def verified(self, units: Tensor) -> Tensor:
@@ -168,14 +205,6 @@ class Search:
         area = units.flatten(1).double().mean(1)
         limit = self.config.threshold * (1 + ALLOWANCE * area)
         return scores >= limit.clamp_min(least)
-
-    def smallest(self, candidates: Tensor, scores: Tensor) -> int | None:
-        """The smallest candidate that moves the answer far enough."""
-        if not len(candidates):
-            return None
-        enough = self.enough(candidates, scores, NEARLY * float(scores.max()))
-        area = candidates.flatten(1).double().mean(1)
-        return int(torch.where(enough, area, 2.0).argmin()) if bool(enough.any()) else None
 
     def trimmed(self, units: Tensor, score: float) -> tuple[Tensor, float]:
         """The set without the blocks that are not needed, and its score."""

@@ -181,11 +181,14 @@ def test_rows_of_a_table_stay_until_they_are_measured_here(bench: Bench) -> None
 @pytest.mark.parametrize("defence", ["default", "balanced", "detector", "purification, default"])
 def test_rows_of_the_earlier_search_stay_and_are_marked(bench: Bench, defence: str) -> None:
     facts = bench.facts("validation/patch", DEFENCES[defence])
-    today, before = versions(facts["defence"])
-    assert today == facts["defence"] != before
-    old = row(bench, defence, 1.0) | {"key": digest({**facts, "defence": before})}
-    extended = replace(bench, earlier=(old,))
-    assert [found["outdated"] for found in extended.current()] == [True]
+    today, *earlier = versions(facts["defence"])
+    assert today == facts["defence"]
+    assert earlier
+    for before in earlier:
+        assert before != today
+        old = row(bench, defence, 1.0) | {"key": digest({**facts, "defence": before})}
+        extended = replace(bench, earlier=(old,))
+        assert [found["outdated"] for found in extended.current()] == [True]
     bench.results.write_text(json.dumps(row(bench, defence, 2.0)) + "\n")
     (found,) = extended.current()
     assert (found["outdated"], found["seconds"]) == (False, 2.0)

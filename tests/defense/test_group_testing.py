@@ -23,7 +23,7 @@ from purifier.defense.group_testing import (
 )
 from purifier.defense.rankers import RANKERS, Task
 from purifier.defense.two_stage import suspects, unmasked_steps, verify
-from purifier.defense.windows import blocks, borders
+from purifier.defense.windows import blocks, borders, windows
 from purifier.denoise import FAST
 from purifier.evaluation.testset import DESCRIBE, read_test_set
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
@@ -49,11 +49,19 @@ class Told(Search):
     def verified(self, units: Tensor) -> Tensor:
         return torch.tensor([self.rule(chosen) for chosen in units], dtype=torch.float64)
 
+    def gains(self, windows: Tensor) -> Tensor:
+        return self.verified(torch.ones_like(windows)) - self.verified(~windows)
+
 
 def search(
-    mdlm: LladaV, inputs: Inputs, rule: Callable[[Tensor], float], **settings: Any
+    mdlm: LladaV,
+    inputs: Inputs,
+    rule: Callable[[Tensor], float],
+    kind: type[Told] = Told,
+    window: tuple[int, float] | None = None,
+    **settings: Any,
 ) -> tuple[Tensor, float] | None:
-    """What is found by probes that mask, with the window's score taken away."""
+    """What is found by probes that mask; of the windows one alone was verified, if any."""
     chosen: dict[str, Any] = {"probing": "masking", "ratio": 0.5, **settings}
     config = MaskingConfig(ranker="group-testing", **chosen)
     site = make_site(mdlm, [inputs], config)
@@ -61,9 +69,18 @@ def search(
     steps = unmasked_steps(site, encoding, RESPONSE, nothing)
     (own,) = suspects(site, steps, RESPONSE, config, nothing)
     parts = blocks(site.plane(0))
-    told = Told(site, RESPONSE, config, nothing, steps[0], own, parts, config.seed)
+    if window is not None:
+        own.exact[window[0]] = window[1]
+    told = kind(site, RESPONSE, config, nothing, steps[0], own, parts, config.seed)
     object.__setattr__(told, "rule", rule)
     return told.found()
+
+
+class Unprobed(Told):
+    """A search that has to do without probes."""
+
+    def probed(self, probes: Tensor) -> Tensor:
+        raise AssertionError("probed")
 
 
 @pytest.fixture
@@ -127,6 +144,29 @@ def test_copies_of_which_any_is_enough_are_found_together(
     assert found[1] == 12.0
 
 
+def test_copies_in_windows_are_found_without_probes(mdlm: LladaV, square: Inputs) -> None:
+    shown = windows(plane(mdlm, square))
+    corners = shown[[0, 4, 20, 24]]
+    patches = torch.stack([corner.nonzero()[4] for corner in corners])
+    rows, columns = patches.T
+
+    def rule(chosen: Tensor) -> float:
+        return 12.0 if bool(chosen[rows, columns].all()) else 0.0
+
+    found = search(mdlm, square, rule, Unprobed, gate=9.0)
+    assert found is not None
+    assert bool(found[0][rows, columns].all())
+    assert float(found[0].double().mean()) <= 0.5
+
+
+def test_a_window_that_decides_alone_is_taken_as_it_is(mdlm: LladaV, square: Inputs) -> None:
+    shown = windows(plane(mdlm, square))
+    found = search(mdlm, square, lambda _: 12.0, Unprobed, window=(7, 10.0), gate=9.0)
+    assert found is not None
+    assert torch.equal(found[0], shown[7])
+    assert found[1] == 10.0
+
+
 def test_a_frame_is_found_as_the_border(mdlm: LladaV, square: Inputs) -> None:
     shape = plane(mdlm, square)
     border = borders(shape)[0]
@@ -169,7 +209,14 @@ def test_nothing_is_found_where_hiding_moves_too_little(mdlm: LladaV, square: In
     assert search(mdlm, square, hidden(places, enough - 0.1), threshold=threshold) is None
     assert search(mdlm, square, hidden(places, enough + 0.1), threshold=threshold) is not None
     assert search(mdlm, square, lambda _: 0.0) is None
-    assert search(mdlm, square, hidden(places), gate=13.0) is None
+
+
+def test_the_image_masked_whole_decides_whether_there_is_a_search(
+    mdlm: LladaV, square: Inputs
+) -> None:
+    places = blocks(plane(mdlm, square))[[0, 4]].any(0)
+    assert search(mdlm, square, hidden(places), gate=12.1) is None
+    assert search(mdlm, square, hidden(places), gate=11.9) is not None
 
 
 def test_no_more_is_masked_than_the_ratio_allows(mdlm: LladaV, square: Inputs) -> None:
