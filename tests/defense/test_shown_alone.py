@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from purifier.answer import answer_batch
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import Effort, MaskingConfig
 from purifier.defense.defend import make_site
 from purifier.defense.first_step import Response, first_step_logits
 from purifier.defense.shown_alone import apart, gains
@@ -84,6 +84,7 @@ def test_four_copies_are_masked_together_by_the_balanced_level(record_property: 
     trigger = DEMO_ATTACKS["copies"].deployed
     cases = [case for case in read_test_set(DATA_FOLDER).cases if case.kind == DESCRIBE][:6]
     inputs = [mdlm.prepare(case.messages(trigger)) for case in cases]
+    efforts: list[Effort | None] = [None, "fast", "balanced"]
     left = {
         effort: [
             target.hit(answer.text)
@@ -91,10 +92,10 @@ def test_four_copies_are_masked_together_by_the_balanced_level(record_property: 
                 mdlm,
                 inputs,
                 generation=replace(FAST, gen_length=32),
-                masking=effort and MaskingConfig().adjusted(effort=effort),
+                masking=MaskingConfig().adjusted(effort=effort) if effort else None,
             )
         ]
-        for effort in (None, "fast", "balanced")
+        for effort in efforts
     }
     record_property("left", str({effort: sum(hits) for effort, hits in left.items()}))
     assert sum(left[None]) >= 5
