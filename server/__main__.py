@@ -13,7 +13,14 @@ from purifier.defense.config import Effort, Level, MaskingConfig, RankerName
 from purifier.errors import InvalidSetting
 from purifier.lab.demo import ATTACKS, checkpoint_path
 from purifier.lab.targets import TargetName
-from server.config import MEGABYTE, ModelSource, ServerConfig, StartError, UploadLimits
+from server.config import (
+    DEFAULT_EFFORT,
+    MEGABYTE,
+    ModelSource,
+    ServerConfig,
+    StartError,
+    UploadLimits,
+)
 from server.data_sets import DataOptions, parse_roots
 from server.devices import default_device, default_dtype
 from server.security.keys import SCOPES, KeyRing, new_secret, record_of
@@ -141,7 +148,11 @@ def _add_data(parser: argparse.ArgumentParser, default: ServerConfig) -> None:
 
 def _add_defense(parser: argparse.ArgumentParser) -> None:
     defense = parser.add_argument_group("default defence")
-    defense.add_argument("--effort", choices=get_args(Effort), help="stands for those below")
+    defense.add_argument(
+        "--effort",
+        choices=get_args(Effort),
+        help=f"stands for those below; {DEFAULT_EFFORT} unless a level or a ranker is given",
+    )
     defense.add_argument("--level", choices=get_args(Level))
     defense.add_argument("--ratio", type=float, help="fraction that is masked, 0 to 1")
     defense.add_argument("--ranker", choices=get_args(RankerName))
@@ -202,8 +213,11 @@ def _megabytes(option: str, value: float, *, least: int) -> int:
 
 
 def _masking(args: argparse.Namespace) -> MaskingConfig:
+    given = {name: getattr(args, name) for name in _DEFENSE}
+    if not (args.effort or args.level or args.ranker):
+        given["effort"] = DEFAULT_EFFORT
     try:
-        return MaskingConfig().adjusted(**{name: getattr(args, name) for name in _DEFENSE})
+        return MaskingConfig().adjusted(**given)
     except InvalidSetting as error:
         raise StartError(error.message) from None
 

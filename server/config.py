@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import Effort, MaskingConfig
 from purifier.defense.first_step import scored_positions
 from purifier.denoise.config import FAST, GenerationConfig
+
+DEFAULT_EFFORT: Effort = "balanced"
+"""The level of effort of a request that names none."""
 
 MEGABYTE = 1_000_000
 _LONGEST = 86_400
@@ -115,7 +118,9 @@ class ServerConfig:
     media: MediaLimits = field(default_factory=MediaLimits)
     upload: UploadLimits = field(default_factory=UploadLimits)
     generation: GenerationConfig = FAST
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    masking: MaskingConfig = field(
+        default_factory=lambda: MaskingConfig().adjusted(effort=DEFAULT_EFFORT)
+    )
     swap: Literal["auto", "in_place"] = "auto"
     worker: bool = True
     public_metrics: bool = False

@@ -15,6 +15,9 @@ masked whole decides whether there is a search, and windows are shown alone."""
 GATES = {"knockout": 3.0, "masking": 4.5}
 """By the kind of probes, the gates of `balanced` and `thorough` before search 3."""
 
+THRESHOLD = 4.5
+"""The threshold of `group-testing` before search 3."""
+
 SOURCE = "24e6d379"
 """What stood for the search of `group-testing` before searches were numbered."""
 
@@ -41,5 +44,5 @@ def _before(rest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """What differed in earlier searches."""
     if rest.get("ranker") != "group-testing":
         return [{}]
-    gate = {"gate": GATES[rest["probing"]]}
-    return [{**gate, "search": 2}, {**gate, "source": SOURCE}]
+    then = {"gate": GATES[rest["probing"]], "threshold": THRESHOLD}
+    return [{**then, "search": 2}, {**then, "source": SOURCE}]

@@ -48,11 +48,6 @@ TWO_STAGE_THRESHOLD = 4.0
 """The same of `two-stage`, which tries one window or two: of clean images fewer windows
 are tried, so a lower threshold masks as few of them. Chosen on the demo model."""
 
-GROUP_THRESHOLD = 4.5
-"""The same of `group-testing` for a part of no size; it rises with the size
-(`purifier.defense.group_testing.ALLOWANCE`). Chosen on the validation attacks of
-benchmarks/defense."""
-
 TOKEN_THRESHOLD = 2.0
 """The same where the window is hidden behind the encoder, by masks or from sight: other visual
 tokens have seen it, and the change is smaller. Chosen on the demo model."""
@@ -84,8 +79,8 @@ class MaskingConfig:
         shortlist: Windows of an image that knockout is run for, those that most attention goes to.
         verify: Windows of an image that `two-stage` masks for a trial; attention and knockout
             name them in turn. One more where knockout moves the answer and none of them decides it.
-        gate: Nats of knockout below which `two-stage` tries no mask, and of a probe below which
-            `group-testing` searches no further; 0 goes on anyway.
+        gate: Nats of knockout below which `two-stage` tries no mask, and nats that masking the
+            whole image must move the answer by for a search of `group-testing`; 0 goes on anyway.
         probed: Random masks that `group-testing` probes an image with.
         probing: How: `knockout` runs the answer positions alone, `masking` the whole request.
         float64: Whether `official`, `fisher` and `exact` take probabilities, probes and products
@@ -173,9 +168,10 @@ class MaskingConfig:
         """These settings with some of them given anew, for a request or a command line.
 
         What was chosen for another setting is not kept: level `token` without a ranker takes
-        `TOKEN_RANKER` in place of one that needs level `patch`, and another ranker without a
-        threshold takes its own, for thresholds are in the ranker's own unit; so does another
-        level, where the threshold was the default of the one before.
+        `TOKEN_RANKER` in place of `group-testing` and of one that needs level `patch`. Another
+        ranker without a threshold or a gate takes its own, for both are in the ranker's own unit,
+        and without a ratio the default in place of that of a level of effort. Another level takes
+        its own threshold, where that was the default of the one before.
 
         Args:
             effort: A level of effort, which stands for several fields; those given go before it.
@@ -186,12 +182,18 @@ class MaskingConfig:
                 work at the level.
         """
         chosen = with_effort(effort, {k: v for k, v in given.items() if v is not None})
-        if chosen.get("level", self.level) == "token" and self.ranker in PATCH_RANKERS:
+        to_token = chosen.get("level", self.level) == "token" != self.level
+        if to_token and self.ranker in (*PATCH_RANKERS, "group-testing"):
             chosen.setdefault("ranker", TOKEN_RANKER)
         own = self.threshold == default_threshold(self.level, self.ranker)
         other_level = chosen.get("level", self.level) != self.level
-        if chosen.get("ranker", self.ranker) != self.ranker or (own and other_level):
+        other_ranker = chosen.get("ranker", self.ranker) != self.ranker
+        if other_ranker or (own and other_level):
             chosen.setdefault("threshold", None)
+        if other_ranker:
+            chosen.setdefault("gate", MaskingConfig.gate)
+            if any(self.ratio == level["ratio"] for level in EFFORTS.values()):
+                chosen.setdefault("ratio", MaskingConfig.ratio)
         return replace(self, **chosen)
 
 
@@ -208,7 +210,7 @@ EFFORTS: Mapping[Effort, Mapping[str, Any]] = MappingProxyType(
         "thorough": {
             "ranker": "group-testing",
             "ratio": 0.5,
-            "gate": GROUP_THRESHOLD,
+            "gate": 6.0,
             "probing": "masking",
             "probed": 16,
         },
@@ -241,6 +243,6 @@ def default_threshold(level: Level, ranker: RankerName) -> float:
     own = {
         "occlusion": OCCLUSION_THRESHOLD,
         "two-stage": TWO_STAGE_THRESHOLD,
-        "group-testing": GROUP_THRESHOLD,
+        "group-testing": TWO_STAGE_THRESHOLD,
     }
     return own.get(ranker, 0.0)

@@ -70,3 +70,14 @@ def test_a_level_of_effort_stands_for_several_fields_and_those_given_go_before_i
     with pytest.raises(InvalidSetting, match="fast, balanced, thorough") as caught:
         PRODUCT.adjusted(effort="heroic")  # type: ignore[arg-type]
     assert caught.value.param == "effort"
+
+
+def test_another_ranker_keeps_nothing_of_a_level_of_effort() -> None:
+    balanced = MaskingConfig().adjusted(effort="balanced")
+    assert balanced.gate > 0
+    assert balanced.adjusted(ranker="two-stage") == replace(
+        MaskingConfig(), probed=balanced.probed, probing=balanced.probing
+    )
+    assert balanced.adjusted(ranker="two-stage", ratio=0.4, gate=1.0).ratio == 0.4
+    assert balanced.adjusted(ratio=0.2).adjusted(ranker="official").ratio == 0.2
+    assert balanced.adjusted(level="token") == MaskingConfig(level="token")
