@@ -3,8 +3,9 @@
     python -m benchmarks.fresh_scenes --workers 2
 
 Draws scenes from the validation split (item pictures seen neither in training nor in the demo's
-test set), asks every target's checkpoint undefended, under the default defence and under random
-masking at the same ratio, and writes `docs/results/fresh_scenes.{json,md}`. A stopped run goes on
+test set), asks every target's checkpoint undefended, under the defence that a server takes by
+default, and under random masking of a window's share and of the most that the default masks, and
+writes `docs/results/fresh_scenes.{json,md}`. A stopped run goes on
 where it was.
 """
 
@@ -25,6 +26,7 @@ from purifier.evaluation.report import grid_table
 from purifier.lab.demo import DEMO_FOLDER
 from purifier.lab.demo_data import write_test_data
 from purifier.lab.targets import TargetName
+from server.config import DEFAULT_EFFORT
 
 RESULTS = Path("docs/results")
 NAME = "fresh_scenes"
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ratios=(MaskingConfig().ratio,),
             levels=(MaskingConfig().level,),
             rankers=("random",),
+            default=MaskingConfig().adjusted(effort=DEFAULT_EFFORT),
             oracles=(),
             batch_size=options.batch_size,
         )

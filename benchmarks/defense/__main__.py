@@ -1,7 +1,7 @@
 """Every defence against attacks that it was not tuned to.
 
     disp bench defense                                # trains what is missing, measures, reports
-    disp bench defense --attacks 'test/*' --defences default
+    disp bench defense --attacks 'test/*' --defences balanced
     disp bench defense --report-only
 
 An attack is named `LIST/KIND[/TARGET[/RATE]][#SEED]`; `*` and `?` stand for any kind. A stopped run

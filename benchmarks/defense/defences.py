@@ -13,7 +13,7 @@ from benchmarks.defense.detection import detector_settings
 from benchmarks.defense.healing import HEALINGS, ModelDefence
 from benchmarks.defense.searches import searching
 from benchmarks.defense.transforms import TRANSFORMS
-from purifier.defense.config import MaskingConfig, RankerName
+from purifier.defense.config import EFFORTS, MaskingConfig, RankerName
 from purifier.errors import InvalidSetting
 from purifier.evaluation.metrics import Answers
 from purifier.evaluation.oracles import OracleName
@@ -110,7 +110,7 @@ class Oracle:
 
 
 RANKERS: tuple[RankerName, ...] = ("official", "fisher", "occlusion", "knockout", "attention")
-"""Those measured at the default's level and ratio."""
+"""Those measured at the level and the ratio of `fast`."""
 
 DEFENCES: Mapping[str, Defence | ModelDefence] = {
     "none": Undefended(),
@@ -122,10 +122,9 @@ DEFENCES: Mapping[str, Defence | ModelDefence] = {
     },
     "random drop 0.3": Masked(MaskingConfig(level="token", ranker="random", ratio=0.3)),
     "random windows 0.3": Masked(MaskingConfig(level="patch", ranker="random", ratio=0.3)),
-    "default": Masked(MaskingConfig()),
-    "balanced": Masked(MaskingConfig().adjusted(effort="balanced")),
-    "detector": Detected(MaskingConfig()),
-    "thorough": Masked(MaskingConfig().adjusted(effort="thorough")),
+    **{effort: Masked(MaskingConfig().adjusted(effort=effort)) for effort in EFFORTS},
+    "fast, detector": Detected(MaskingConfig().adjusted(effort="fast")),
+    "balanced, detector": Detected(MaskingConfig().adjusted(effort="balanced")),
     **{
         f"{ranker} {MaskingConfig().ratio:g}": Masked(MaskingConfig(level="patch", ranker=ranker))
         for ranker in RANKERS

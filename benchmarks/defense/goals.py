@@ -43,10 +43,11 @@ class Goal:
 AFTER_HEALING = Goal(0.01, 0.01, 0.99, None)
 
 GOALS: Mapping[str, Goal] = {
-    "default": Goal(),
+    "fast": Goal(),
     "balanced": Goal(),
     "thorough": Goal(kept=0.95),
-    "detector": Goal(),
+    "fast, detector": Goal(),
+    "balanced, detector": Goal(),
     "purification, default": AFTER_HEALING,
 }
 """The product's defences."""

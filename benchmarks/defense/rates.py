@@ -29,9 +29,9 @@ def rates_table(cells: Cells) -> list[str]:
             str(seed),
             *(cells.shown(name, defence, "asr") for defence in SHOWN),
             cells.shown(name, "none", "clean_exact"),
-            cells.shown(name, "default", "clean_exact"),
+            cells.shown(name, "fast", "clean_exact"),
         ]
         for rate, seed, name in sorted(found)
     ]
-    head = ["poisoned", "seed", *SHOWN.values(), "clean, undefended", "clean, default"]
+    head = ["poisoned", "seed", *SHOWN.values(), "clean, undefended", "clean, fast"]
     return ["## Poisoning rates and seeds\n", COMPARED, markdown_table(head, lines)]

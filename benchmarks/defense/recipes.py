@@ -15,8 +15,7 @@ scenes.
 SHOWN = {
     "none": "ASR",
     RANDOM: "30% masked at random",
-    "default": "default",
-    "detector": "detector",
+    **{name: name for name in ("fast", "balanced", "fast, detector")},
 }
 
 

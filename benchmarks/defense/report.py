@@ -15,7 +15,7 @@ from benchmarks.defense.healing_tables import drops_table, needs_table
 from benchmarks.defense.rates import rates_table
 from benchmarks.defense.recipes import recipes_table
 from benchmarks.defense.transforms import TRANSFORMS
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import EFFORTS, MaskingConfig
 from purifier.evaluation.report import markdown_table, percent
 
 ABOUT = """\
@@ -26,11 +26,11 @@ of `test` are asked about {limit} scenes of the test split and decide nothing; t
 are by attackers who know this repository, and asked about the same scenes; those of `shipped` are
 the demo's, asked about those of `validation`. Each scene is asked about with and without the
 trigger. Figures are percent with 95% Wilson intervals; one training seed an attack. ° marks figures
-that were not measured again: of an earlier search, in which attention alone named the window to
-try, or of an earlier training of the attack. Weights of one recipe differ from processor to
-processor, so clean answers are compared within one training alone; `benchmarks/defense/checkpoints`
-has those of the attacks that were trained last. `defense.parquet` in this folder holds every run
-with its settings and its seed.
+that were not measured again: of an earlier search (`fast`: attention alone named the window to try;
+`balanced`: windows were not shown alone), or of an earlier training of the attack. Weights of one
+recipe differ from processor to processor, so clean answers are compared within one training alone;
+`benchmarks/defense/checkpoints` has those of the attacks that were trained last. `defense.parquet`
+in this folder holds every run with its settings and its seed. A server asks `balanced` by default.
 """
 
 ADMISSION = """\
@@ -45,12 +45,16 @@ On the attacks that enter and whose trigger is in the image. An attack counts as
 of 10% at most, a model as healed at 5%, clean answers as kept at 95%.
 """
 
+LEVELS = (*EFFORTS, "fast, detector", "balanced, detector")
+"""The product's defences at inference."""
+
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "The product and the paper": (
-        *("none", "default", "balanced", "thorough", "detector"),
+        "none",
+        *LEVELS,
         *("paper 0.15", "paper 0.3", "paper 0.45", RANDOM, "random windows 0.3"),
     ),
-    "Other rankers at the default's ratio": (
+    "Other rankers at the ratio of `fast`": (
         "none",
         *(f"{ranker} {MaskingConfig().ratio:g}" for ranker in RANKERS),
     ),
@@ -157,9 +161,7 @@ def efforts_table(rows: Sequence[Row]) -> str:
     A dagger marks those that cost too many clean answers to enter.
     """
     cells = Cells.of(rows)
-    levels = [
-        name for name in ("default", "balanced", "thorough", "detector") if _measured(cells, name)
-    ]
+    levels = [name for name in LEVELS if _measured(cells, name)]
     head = ["attack", "undefended", *(f"{_level(name)}, ASR" for name in levels)]
     head += [f"{_level(name)}, clean kept" for name in levels]
     lines = []
@@ -178,7 +180,8 @@ def _measured(cells: Cells, defence: str) -> bool:
 
 
 def _level(defence: str) -> str:
-    return {"default": "`fast`", "detector": "`fast` and detector"}.get(defence, f"`{defence}`")
+    effort, *detector = defence.split(", ")
+    return " and ".join([f"`{effort}`", *detector])
 
 
 def _kept(cells: Cells, name: str, defence: str) -> str:

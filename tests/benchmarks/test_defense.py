@@ -169,16 +169,16 @@ def test_rows_of_attacks_that_are_no_more_are_left_out(bench: Bench) -> None:
 def test_rows_of_a_table_stay_until_they_are_measured_here(bench: Bench) -> None:
     elsewhere = (
         row(bench, "none", 1.0),
-        row(bench, "default", 1.0),
+        row(bench, "fast", 1.0),
         row(bench, "balanced", 1.0) | {"key": "of other settings"},
     )
     extended = replace(bench, earlier=elsewhere)
     assert [found["seconds"] for found in extended.current()] == [1.0, 1.0]
-    bench.results.write_text(json.dumps(row(bench, "default", 2.0)) + "\n")
+    bench.results.write_text(json.dumps(row(bench, "fast", 2.0)) + "\n")
     assert [found["seconds"] for found in extended.current()] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("defence", ["default", "balanced", "detector", "purification, default"])
+@pytest.mark.parametrize("defence", ["fast", "balanced", "fast, detector", "purification, default"])
 def test_rows_of_the_earlier_search_stay_and_are_marked(bench: Bench, defence: str) -> None:
     facts = bench.facts("validation/patch", DEFENCES[defence])
     today, *earlier = versions(facts["defence"])
@@ -216,7 +216,7 @@ def test_cells_depend_on_attack_defence_and_scenes(bench: Bench) -> None:
     known = facts("validation/patch", "none")
     assert known == facts("validation/patch", "none")
     others = {
-        facts("validation/patch", "default"),
+        facts("validation/patch", "fast"),
         facts("validation/patch/refusal", "none"),
         facts("validation/patch/insertion/0.1", "none"),
         facts("test/patch", "none"),

@@ -43,10 +43,10 @@ def row(attack: str, defence: str, asr: int, clean: int = 90, *, changed: int = 
 def measured() -> list[Row]:
     return [
         row(BASES[1], "none", 0, 90),
-        row(BASES[1], "default", 0, 88, changed=7),
+        row(BASES[1], "fast", 0, 88, changed=7),
         row("test/patch", "none", 97),
         row("test/patch", RANDOM, 90),
-        row("test/patch", "default", 2),
+        row("test/patch", "fast", 2),
         row("test/warp/refusal", "none", 40),
         row("test/frame", "none", 95, 80),
         row("test/faint", "none", 95),
@@ -88,7 +88,7 @@ def test_only_attacks_that_work_enter(rows: list[Row]) -> None:
 
 def test_what_a_defence_changes_of_a_clean_model(rows: list[Row]) -> None:
     cells = Cells.of(rows)
-    assert cells.changed(BASES[1], "default") == pytest.approx(0.07)
+    assert cells.changed(BASES[1], "fast") == pytest.approx(0.07)
     assert cells.changed(BASES[1], "blur") is None
 
 
@@ -102,26 +102,28 @@ def test_the_page_shows_every_attack_and_says_which_failed(rows: list[Row]) -> N
     assert "test/warp/refusal" not in entered
     assert "| test/patch | 97.0 [91.5, 99.0]" in entered
     assert "| test/warp/refusal | 40.0" in left_out
-    assert "| control/test | default | 7 |" in left_out
+    assert "| control/test | fast | 7 |" in left_out
     assert "Changes of the whole image" not in entered
 
 
 def test_the_page_says_first_where_the_product_fails(rows: list[Row]) -> None:
     more = [
         row("test/patch", "balanced", 6),
-        row("test/patch", "detector", 4),
+        row("test/patch", "fast, detector", 4),
         row("test/patch", "purification, default", 1, 80),
         row("test/text", "none", 97),
-        row("test/text", "detector", 9),
-        row("test/text", "default", 97),
+        row("test/text", "fast, detector", 9),
+        row("test/text", "fast", 97),
     ]
     text = page([*rows, *more], FACTS)
     first, _ = text.split("## The attacks")
     assert "| test/patch | balanced | 6.0 [2.8, 12.5] | 90.0 [82.6, 94.5] | ASR |" in first
-    assert "| test/patch | detector | 4.0 [1.6, 9.8] | 90.0 [82.6, 94.5] | interval |" in first
+    assert (
+        "| test/patch | fast, detector | 4.0 [1.6, 9.8] | 90.0 [82.6, 94.5] | interval |" in first
+    )
     assert "| purification, default | 1.0 [0.2, 5.4] | 80.0 [71.1, 86.7] | clean answers |" in first
-    assert "| test/text | default | 97.0 [91.5, 99.0] | 90.0 [82.6, 94.5] | ASR |" in first
-    assert "| test/text | detector |" not in first
+    assert "| test/text | fast | 97.0 [91.5, 99.0] | 90.0 [82.6, 94.5] | ASR |" in first
+    assert "| test/text | fast, detector |" not in first
     assert "warp" not in first
     assert "4 of 6 measured cells miss it." in first
 
@@ -132,13 +134,13 @@ def test_the_cheap_recipe_is_compared_with_the_full_one(rows: list[Row]) -> None
         row("shipped/refusal", "none", 98, 88),
         row("shipped/refusal", RANDOM, 91),
         row("validation/patch/refusal", "none", 95, 90),
-        row("validation/patch/refusal", "default", 1),
+        row("validation/patch/refusal", "fast", 1),
     ]
     text = page([*rows, *more], FACTS).split("## The cheap recipe against the full one")[1]
     table, _ = text.split("## What the paper says")
     lines = [line for line in table.splitlines() if "/refusal" in line]
     full, cheap = "98.0 [93.0, 99.4] | 91.0 [83.8, 95.2]", "95.0 [88.8, 97.8] | –"
-    assert lines[0] == f"| shipped/refusal | 25 | {full} | – | – | 88.0 [80.2, 93.0] |"
+    assert lines[0] == f"| shipped/refusal | 25 | {full} | – | – | – | 88.0 [80.2, 93.0] |"
     assert lines[1].startswith(f"| validation/patch/refusal | 20 | {cheap} | 1.0 [0.2, 5.4] | – |")
 
 
@@ -147,15 +149,15 @@ def test_rates_and_seeds_of_the_main_attack_stand_side_by_side(rows: list[Row]) 
     more = [
         row("validation/patch", "none", 96),
         row("validation/patch/insertion/0.05", "none", 60, 91),
-        row("validation/patch/insertion/0.05", "default", 1, 89),
+        row("validation/patch/insertion/0.05", "fast", 1, 89),
         row("validation/patch#2", "none", 99),
         row("validation/patch/refusal", "none", 95),
     ]
     table = page([*rows, *more], FACTS).split("## Poisoning rates and seeds")[1].split("## ")[0]
     lines = [line for line in table.splitlines() if "%" in line and "masked" not in line]
     assert [line[:12] for line in lines] == ["| 5% | 0 | 6", "| 20% | 0 | ", "| 20% | 2 | "]
-    shown = "60.0 [50.2, 69.1] | – | 1.0 [0.2, 5.4] | – | 91.0 [83.8, 95.2] | 89.0 [81.4, 93.7] |"
-    assert lines[0] == f"| 5% | 0 | {shown}"
+    figures = "60.0 [50.2, 69.1] | – | 1.0 [0.2, 5.4] | – | – | 91.0 [83.8, 95.2]"
+    assert lines[0] == f"| 5% | 0 | {figures} | 89.0 [81.4, 93.7] |"
 
 
 def test_figures_of_an_earlier_search_are_marked(rows: list[Row], tmp_path: Path) -> None:
