@@ -2,12 +2,16 @@
 
     python -m benchmarks.other_signals
 
-The product asks whether hiding a small part of the image, or several parts together, takes the
-answer away. This measures four other questions, each without a training set:
+The level `fast` asks whether hiding one window takes the answer away. This measures other
+questions, each without a training set; `balanced` asks the first, and the second where the answer
+to the first is yes:
 
+`blank`: does the answer need the image? KL divergence of the prediction with the whole image filled
+    from the unmasked one.
 `one window`: is a small part of the image enough? Every window is shown alone, the rest filled.
     Counted is by how many nats a token of the unmasked answer is likelier than with the whole
-    image filled, where the window alone makes it the likeliest token.
+    image filled, where the window alone makes it the likeliest token
+    (`purifier.defense.shown_alone`).
 `two windows`: the same of the second window, none of which shares a cell with the first: copies of
     a trigger are enough one by one.
 `ablation`: does the answer differ from that under strong random ablation? KL divergence of the
@@ -43,11 +47,14 @@ from benchmarks.defense.training import Lab
 from benchmarks.defense.transforms import TRANSFORMS
 from benchmarks.detection import level, told_apart
 from benchmarks.speed_report import filled
+from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import Response, first_step_logits
 from purifier.defense.group_testing import drawn_probes
+from purifier.defense.shown_alone import token_gains
 from purifier.defense.sites import PatchSite
 from purifier.defense.windows import blocks, windows
 from purifier.evaluation.grid import machine
+from purifier.evaluation.intervals import wilson
 from purifier.evaluation.report import markdown_table, percent
 from purifier.evaluation.testset import Case, TestSet
 from purifier.lab.triggers import Trigger
@@ -56,8 +63,8 @@ from purifier.numeric import wide
 
 NAME = "other_signals"
 ATTACKS = (
-    *("validation/patch", "validation/patch/refusal", "validation/patch/misclassification"),
-    *("validation/moving", "validation/copies", "test/large"),
+    *("validation/patch", "validation/patch/misclassification", "validation/moving"),
+    *("validation/copies", "test/large"),
 )
 CHANGES = ("blur", "colour jitter")
 EFFORTS = ("fast", "balanced")
@@ -65,12 +72,15 @@ PROBES = 16
 ROWS = 16
 """Sequences in one forward pass."""
 SIGNALS: Mapping[str, int] = {
+    "blank": 2,
     "one window": 26,
     "two windows": 26,
     "ablation": PROBES + 1,
     **dict.fromkeys(CHANGES, 2),
 }
 """Forward passes of each, on images of the demo's size."""
+
+IMAGES = ("clean", "triggered")
 
 RESULTS = Path("docs/results")
 DOCUMENT = Path("docs/defence.md")
@@ -116,11 +126,17 @@ def measured(bench: Bench, name: str) -> Row:
     clean = scores(mdlm, test_set, None)
     bad = scores(mdlm, test_set, test_set.trigger)
     found = {signal: told_apart(clean[signal], bad[signal]) for signal in SIGNALS}
+    gate = MaskingConfig().adjusted(effort="balanced").gate
+    searched = {
+        images: wilson(int((each["blank"] >= gate).sum()), len(each["blank"])).to_dict()
+        for images, each in zip(IMAGES, (clean, bad), strict=True)
+    }
     levels = {effort: level(bench, name, effort) for effort in EFFORTS}
     return {
         "attack": name,
         "weights": bench.lab.weights(attack_by_name(name)),
         "signals": {**found, **levels},
+        "searched": searched,
         "seconds": round(perf_counter() - start, 1),
     }
 
@@ -151,7 +167,12 @@ def signals(
     probes = drawn_probes(len(blocks(plane)), PROBES, number)
     cells = torch.stack([blocks(plane)[probe].any(0) for probe in probes])
     ablated = logs(site.without([(0, each) for each in cells])).exp().mean(0).log()
-    result = {"one window": one, "two windows": two, "ablation": moved(unmasked, ablated)}
+    result = {
+        "blank": moved(unmasked, empty),
+        "one window": one,
+        "two windows": two,
+        "ablation": moved(unmasked, ablated),
+    }
     image = inputs.images[0].image
     for change in CHANGES:
         changed = TRANSFORMS[change](image, np.random.default_rng([0, number]))
@@ -187,10 +208,7 @@ def enough(unmasked: Tensor, empty: Tensor, alone: Tensor, shown: Tensor) -> tup
         Nats of the best window at the best position, and of the best window that shares no cell
         with the best of the same position.
     """
-    tokens = unmasked.argmax(-1)
-    gain = alone.gather(-1, tokens.expand(len(alone), -1)[..., None])[..., 0]
-    gain = gain - empty.gather(-1, tokens[:, None])[:, 0]
-    gain = torch.where(alone.argmax(-1) == tokens, gain, 0.0).clamp_min(0.0)
+    gain = token_gains(alone, empty, unmasked.argmax(-1))
     best = gain.argmax(0)
     apart = ~(shown[:, None] & shown[None]).flatten(2).any(-1)
     second = torch.where(apart[best].T, gain, 0.0).amax(0)
@@ -210,6 +228,19 @@ def page(facts: Mapping[str, Any]) -> str:
             f"`benchmarks/{NAME}.py`.",
             "",
             table(facts["rows"]).rstrip(),
+            "",
+            "## What passes the gate of `balanced`",
+            "",
+            "Requests whose answer the filled image moves by the gate at least; others are not "
+            "searched.",
+            "",
+            markdown_table(
+                ["attack", "clean", "triggered"],
+                [
+                    [row["attack"], *(percent(row["searched"][name]) for name in IMAGES)]
+                    for row in facts["rows"]
+                ],
+            ).rstrip(),
             "",
         ]
     )
@@ -235,7 +266,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--attacks", nargs="+", default=ATTACKS, metavar="NAME")
-    parser.add_argument("--limit", type=int, default=Bench.limit, help="scenes of an attack")
+    parser.add_argument("--limit", type=int, default=40, help="scenes of an attack")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Lab.work, help="keeps what is finished")
     parser.add_argument("--out", type=Path, default=RESULTS)

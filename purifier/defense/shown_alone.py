@@ -59,9 +59,24 @@ def gains(
         found.append(torch.log_softmax(logits, dim=-1).cpu())
     empty, alone = torch.cat(found).split([1, len(windows)])  # type: ignore[no-untyped-call]
     tokens = step.logits.argmax(-1).cpu()
-    gain = _of_tokens(alone, tokens) - _of_tokens(empty, tokens)
+    gain = token_gains(alone, empty[0], tokens)
     require_finite(gain)
-    return torch.where(alone.argmax(-1) == tokens, gain, 0.0).amax(-1).clamp_min(0.0)
+    return gain.amax(-1)
+
+
+def token_gains(alone: Tensor, empty: Tensor, tokens: Tensor) -> Tensor:
+    """What each window alone does for the token of each answer position.
+
+    Args:
+        alone: Log probabilities with one window shown, [n, G, V].
+        empty: With none of the image, [G, V].
+        tokens: int64 [G].
+
+    Returns:
+        Nats, [n, G]; 0 where another token is likelier with the window alone.
+    """
+    gain = _of_tokens(alone, tokens) - _of_tokens(empty[None], tokens)
+    return torch.where(alone.argmax(-1) == tokens, gain, 0.0).clamp_min(0.0)
 
 
 def apart(windows: Tensor, scores: Tensor, least: float) -> list[int]:
