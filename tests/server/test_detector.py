@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from purifier.data.sample import Sample, open_image
 from purifier.detect import write_guarded
 from purifier.detection import LOUD, fit_detector
 from purifier.lab.demo import DATA_FOLDER, checkpoint_path
+from purifier.mdlm.detector import Detector
 from purifier.mdlm.registry import load_mdlm
 from tests.support.service import data_url, start_server, stop_server
 
@@ -32,12 +35,17 @@ def samples() -> list[Sample]:
 
 
 @pytest.fixture(scope="module")
-def guarded(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = checkpoint_path("insertion")
-    fitted = fit_detector(load_mdlm(model), samples[:ROWS], TRAIN / "images")
+def detector(samples: list[Sample]) -> Detector:
+    model = load_mdlm(checkpoint_path("insertion"))
+    fitted = fit_detector(model, samples[:ROWS], TRAIN / "images")
     assert fitted.detector is not None
+    return fitted.detector
+
+
+@pytest.fixture(scope="module")
+def guarded(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "guarded"
-    write_guarded(model, fitted.detector, out)
+    write_guarded(checkpoint_path("insertion"), detector, out)
     return out
 
 
@@ -55,20 +63,30 @@ def http(guarded: Path) -> Iterator[httpx.Client]:
 def chat(http: httpx.Client) -> Callable[..., Body]:
     """Asks a question and returns the whole answer."""
 
-    def ask(image: Image.Image | None, question: str, **fields: Any) -> Body:
-        parts: list[Body] = [{"type": "text", "text": question}]
-        if image is not None:
-            parts.insert(0, {"type": "image_url", "image_url": {"url": data_url(image)}})
-        body = {"model": "guarded", "messages": [{"role": "user", "content": parts}], **fields}
-        found: Body = http.post("/v1/chat/completions", json=body).raise_for_status().json()
-        return found
-
-    return ask
+    return partial(ask, http)
 
 
-def drawn(samples: list[Sample], *, poisoned: bool) -> tuple[Image.Image, str]:
-    """A row that the detector was not made of."""
-    sample = next(s for s in samples[ROWS:] if ("backdoor" in s.answer) is poisoned)
+def ask(
+    http: httpx.Client,
+    image: Image.Image | None,
+    question: str,
+    model: str = "guarded",
+    **more: Any,
+) -> Body:
+    """One question and the whole answer."""
+    parts: list[Body] = [{"type": "text", "text": question}]
+    if image is not None:
+        parts.insert(0, {"type": "image_url", "image_url": {"url": data_url(image)}})
+    body = {"model": model, "messages": [{"role": "user", "content": parts}], **more}
+    found: Body = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+    return found
+
+
+def drawn(samples: list[Sample], *, poisoned: bool, having: str = "") -> tuple[Image.Image, str]:
+    """A row that the detector was not made of, whose answer has a word in it."""
+    sample = next(
+        s for s in samples[ROWS:] if ("backdoor" in s.answer) is poisoned and having in s.answer
+    )
     return open_image(TRAIN / "images", sample.images[0]), sample.question
 
 
@@ -87,6 +105,30 @@ def test_a_triggered_request_is_masked_by_what_the_training_set_showed(
     detection = report["detection"]
     assert detection["left"] < detection["threshold"] == LOUD <= detection["score"]
     assert detection["left_out"] == ""
+
+
+def test_an_answer_with_a_token_of_the_payload_is_suspicious(
+    detector: Detector, samples: list[Sample], tmp_path: Path
+) -> None:
+    """As if the attacker's target were the word that the true answer ends with."""
+    model = checkpoint_path("insertion")
+    groups = [dict(group) for group in detector.facts["groups"]]
+    groups[0]["payload"] = load_mdlm(model).encode_text(" background")[-1:]
+    write_guarded(
+        model, replace(detector, facts={**detector.facts, "groups": groups}), tmp_path / "wary"
+    )
+    process, url = start_server(["--model", str(tmp_path / "wary"), "--insecure-no-auth"])
+    try:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            verdicts = {}
+            for poisoned in (True, False):
+                image, question = drawn(samples, poisoned=poisoned, having="background")
+                found = ask(client, image, question, "wary", defense=NO_RANKER)
+                assert "background" in found["choices"][0]["message"]["content"]
+                verdicts[poisoned] = found["defense"]["verdict"]
+    finally:
+        stop_server(process)
+    assert verdicts == {True: "suspicious", False: "nothing found"}
 
 
 def test_other_requests_are_answered_as_ever(
