@@ -13,6 +13,7 @@ from PIL import Image
 from purifier import MaskingConfig, answer, checkpoint_id
 from purifier.denoise import FAST
 from purifier.mdlm.base import Mdlm
+from server.config import DEFAULT_EFFORT
 from tests.support.service import Body, Service, data_url
 
 
@@ -52,7 +53,8 @@ def test_openai_client_gets_a_defended_answer(
     assert completion.system_fingerprint == checkpoint_id(tiny_checkpoint)
     assert defense["applied"] is True
     assert defense["checkpoint"] == completion.system_fingerprint
-    assert (defense["level"], defense["ranker"]) == (MaskingConfig().level, MaskingConfig().ranker)
+    default = MaskingConfig().adjusted(effort=DEFAULT_EFFORT)
+    assert (defense["level"], defense["ranker"]) == (default.level, default.ranker)
     assert defense["masked"] == pytest.approx(0.25 * defense["total"], abs=1)
     assert {"prepare", "queue", "encode", "saliency", "mask", "denoise", "total"} <= set(
         defense["timings"]
