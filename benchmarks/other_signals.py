@@ -21,7 +21,7 @@ to the first is yes:
 
 All look at the first denoising step; a score is that of the answer position where it is largest.
 Attacks and scenes are those of `benchmarks.defense`. Says for every attack how well a score tells
-its triggered requests from its clean ones, beside the product's own (`fast`, `balanced`), and
+its triggered requests from its clean ones, beside the score of `fast`, and
 writes `docs/results/other_signals.{json,md}`. Finished attacks are kept.
 """
 
@@ -47,7 +47,7 @@ from benchmarks.defense.training import Lab
 from benchmarks.defense.transforms import TRANSFORMS
 from benchmarks.detection import level, told_apart
 from benchmarks.speed_report import filled
-from purifier.defense.config import MaskingConfig
+from purifier.defense.config import Effort, MaskingConfig
 from purifier.defense.first_step import Response, first_step_logits
 from purifier.defense.group_testing import drawn_probes
 from purifier.defense.shown_alone import token_gains
@@ -67,7 +67,7 @@ ATTACKS = (
     *("validation/copies", "test/large"),
 )
 CHANGES = ("blur", "colour jitter")
-EFFORTS = ("fast", "balanced")
+EFFORTS: tuple[Effort, ...] = ("fast",)
 PROBES = 16
 ROWS = 16
 """Sequences in one forward pass."""
@@ -266,7 +266,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--attacks", nargs="+", default=ATTACKS, metavar="NAME")
-    parser.add_argument("--limit", type=int, default=40, help="scenes of an attack")
+    parser.add_argument("--limit", type=int, default=30, help="scenes of an attack")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Lab.work, help="keeps what is finished")
     parser.add_argument("--out", type=Path, default=RESULTS)

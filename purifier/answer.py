@@ -44,6 +44,7 @@ class Answer:
             together share the time of a part evenly.
         steps: Denoising steps run.
         detection: What the model's detector says; None without one, or if undefended.
+        unexplained: See `purifier.defense.defend.Defended`.
     """
 
     text: str
@@ -58,6 +59,7 @@ class Answer:
     timings: dict[str, float]
     steps: int
     detection: Detection | None = None
+    unexplained: bool = False
 
 
 @dataclass(eq=False)
@@ -198,6 +200,7 @@ def finish(mdlm: Mdlm, begun: Begun) -> Answer:
         timings={**item.timings, "denoise": begun.denoise_seconds},
         steps=state.steps_run,
         detection=item.detection,
+        unexplained=item.unexplained,
     )
 
 

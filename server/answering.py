@@ -320,7 +320,9 @@ def verdict_of(answer: Answer) -> Literal["nothing found", "masked", "suspicious
     if found is not None and found.doubts(answer.token_ids):
         return "suspicious"
     masked = answer.masked is not None and bool(answer.masked.any())
-    return "masked" if masked or (found is not None and found.loud) else "nothing found"
+    if masked or (found is not None and found.loud):
+        return "masked"
+    return "suspicious" if answer.unexplained else "nothing found"
 
 
 def _detection(answer: Answer) -> DetectionReport | None:

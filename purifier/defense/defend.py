@@ -62,6 +62,8 @@ class Defended:
         timings: Seconds by part: `encode`, `saliency`, `mask`. Requests defended together
             share the time of a part evenly.
         detection: What the model's detector says; None where it has none.
+        unexplained: Whether an image forces the answer though nothing of it is masked: no part
+            that is small enough explains it, as of a trigger that lies over the whole image.
         first: The first denoising step of `prompt`, where the ranker has run it and a cache of
             the generation settings can take it over; for one answer alone, which goes on
             writing into its keys and values.
@@ -73,6 +75,7 @@ class Defended:
     planes: tuple[MaskedPlane, ...]
     timings: dict[str, float]
     detection: Detection | None = None
+    unexplained: bool = False
     first: FirstPass | None = None
 
     @property
@@ -171,14 +174,16 @@ def defend_together(
     takes_over = takes_first_pass(generation)
     times.append(clock())
     timings = {part: (times[i + 1] - times[i]) / len(requests) for i, part in enumerate(PARTS)}
+    masked = [joined(site, chosen, owner).to(torch.bool) for owner in range(len(requests))]
     return [
         Defended(
             prompt=prompts[owner],
             saliency=joined(site, scores, owner).to(torch.float32),
-            masked=joined(site, chosen, owner).to(torch.bool),
+            masked=masked[owner],
             planes=tuple(p for p, who in zip(planes, site.owners, strict=True) if who == owner),
             timings=dict(timings),
             detection=detections.get(owner),
+            unexplained=owner in encoding.unexplained and not bool(masked[owner].any()),
             first=step.result.of_block(generation) if step is not None and takes_over else None,
         )
         for owner, step in enumerate(steps)

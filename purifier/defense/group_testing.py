@@ -99,9 +99,16 @@ class Search:
     parts: Tensor
     seed: int
 
-    def found(self) -> tuple[Tensor, float] | None:
-        """Units to mask together, and by how many nats hiding them moves the answer."""
-        blank = float(self.verified(torch.ones_like(self.own.regions.units[:1])))
+    def blank(self) -> float:
+        """Nats by which the answer moves where the whole image is masked."""
+        return float(self.verified(torch.ones_like(self.own.regions.units[:1])))
+
+    def found(self, blank: float) -> tuple[Tensor, float] | None:
+        """Units to mask together, and by how many nats hiding them moves the answer.
+
+        Args:
+            blank: What hiding the whole image moves it by.
+        """
         if blank < self.config.gate:
             return None
         window, moved = self.best_window()
@@ -246,6 +253,8 @@ def group_testing(
 ) -> list[Tensor]:
     """Scores of the parts that are found together, or of two-stage occlusion where none are.
 
+    `encoding` learns which requests are forced by an image of which no part explains it.
+
     Returns:
         Per image float64 of its shape: nats by which masking what was found moves the answer, for
         every unit of it, and 0 elsewhere.
@@ -259,7 +268,12 @@ def group_testing(
         parts = blocks(site.plane(own.image))
         seed = encoding.seed(own.owner, config.seed)
         step = steps[own.owner]
-        taken = Search(site, response, config, check, step, own, parts, seed).found()
+        search = Search(site, response, config, check, step, own, parts, seed)
+        blank = search.blank()
+        taken = search.found(blank)
+        nothing = taken is None and search.best_window()[1] < config.threshold
+        if nothing and blank >= config.gate > 0:
+            encoding.unexplained.add(own.owner)
         result.append(fallback if taken is None else torch.where(taken[0], taken[1], 0.0).double())
     return result
 

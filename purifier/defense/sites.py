@@ -73,6 +73,8 @@ class Encoding:
         directions: Per image, float64 of the leaf's shape: masked piece minus piece.
         seeds: Per request, of its own random draws; empty where all take the settings' seed.
         known: First steps that were run on the way; rankers add theirs.
+        unexplained: Requests whose answer an image forces though no part of it that may be masked
+            explains it; `group-testing` adds them.
     """
 
     prompts: tuple[Prompt, ...]
@@ -80,6 +82,7 @@ class Encoding:
     directions: tuple[Tensor, ...] = ()
     seeds: tuple[int, ...] = ()
     known: list[KnownStep] = field(default_factory=list)
+    unexplained: set[int] = field(default_factory=set)
 
     @property
     def owners(self) -> list[int]:

@@ -125,7 +125,8 @@ class DefenseReport(BaseModel):
     `masked` and `total` count units: visual tokens at level `token`, cells of the image
     plane at level `patch`; none is masked if no score reaches the threshold. `verdict` says which
     of both it was, or `suspicious` where the checkpoint's detector was silent only once most of the
-    image was masked, or not at all; `detection` is what that detector said. `score` is the largest
+    image was masked, or not at all, or where an image forces the answer and no part of it that may
+    be masked explains that; `detection` is what that detector said. `score` is the largest
     score in the ranker's own unit. `timings` are milliseconds by part of the request. The settings
     are those that were used; they are null where the defence was not applied.
 

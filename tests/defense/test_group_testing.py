@@ -73,7 +73,7 @@ def search(
         own.exact[window[0]] = window[1]
     told = kind(site, RESPONSE, config, nothing, steps[0], own, parts, config.seed)
     object.__setattr__(told, "rule", rule)
-    return told.found()
+    return told.found(told.blank())
 
 
 class Unprobed(Told):
@@ -271,6 +271,22 @@ def test_scores_are_the_nats_of_what_is_masked(
         again = Search(site, RESPONSE, config, nothing, steps[own.owner], own, parts, config.seed)
         assert float(again.verified(taken[None])) == pytest.approx(float(score.max()), rel=1e-4)
         assert len(score[taken].unique()) == 1
+
+
+def test_an_image_that_forces_the_answer_unexplained_is_said_so(
+    mdlm: LladaV, requests: list[Inputs]
+) -> None:
+    """No part reaches the threshold: nothing is masked, and the blank alone decides."""
+    generation = FAST.adjusted(gen_length=6, stop=())
+    settings: dict[str, Any] = {"ranker": "group-testing", "threshold": 1000.0}
+    seen = [bool(request.images) for request in requests]
+    for gate, expected in ((1e-6, seen), (1000.0, [False] * len(seen)), (0.0, [False] * len(seen))):
+        found = defend(mdlm, requests, generation, MaskingConfig(gate=gate, **settings))
+        assert [each.unexplained for each in found] == expected
+        assert not any(bool(each.masked.any()) for each in found)
+    config = MaskingConfig(gate=1e-6, ratio=0.5, **{**settings, "threshold": 1e-5})
+    for each in defend(mdlm, requests, generation, config):
+        assert each.unexplained is False
 
 
 def test_what_the_check_raises_ends_the_search(mdlm: LladaV, requests: list[Inputs]) -> None:

@@ -243,3 +243,21 @@ def test_health_says_ready_without_a_key(service: Service) -> None:
     with service.client(None) as client:
         assert client.get("/health").json() == {"status": "ok"}
         assert client.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_an_answer_that_the_image_forces_as_a_whole_is_suspicious(
+    client: openai.OpenAI, picture: Image.Image
+) -> None:
+    """Nothing reaches the threshold, so nothing is masked: the verdict is all that says so."""
+    verdicts = {}
+    for gate in (1e-6, 1000.0):
+        completion = client.chat.completions.create(
+            model="default",
+            messages=messages(picture),
+            max_tokens=8,
+            extra_body={"defense": {"threshold": 1000.0, "gate": gate}},
+        )
+        assert completion.model_extra is not None
+        assert completion.model_extra["defense"]["masked"] == 0
+        verdicts[gate] = completion.model_extra["defense"]["verdict"]
+    assert verdicts == {1e-6: "suspicious", 1000.0: "nothing found"}
