@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from purifier.defense.config import PATCH_RANKER
+from purifier.defense.config import EFFORTS
 from purifier.lab.scenes import DEBIAN_FOLDER
 from purifier.lab.targets import TargetName
 
@@ -18,6 +18,9 @@ if not DEBIAN_FOLDER.is_dir():
 pytest.importorskip("matplotlib", reason="shares a module with a benchmark that draws")
 
 from benchmarks.fresh_scenes import main
+from server.config import DEFAULT_EFFORT
+
+DEFAULT = EFFORTS[DEFAULT_EFFORT]
 
 
 def test_every_target_is_measured_on_scenes_of_its_own(
@@ -30,7 +33,7 @@ def test_every_target_is_measured_on_scenes_of_its_own(
     report = json.loads((tmp_path / "fresh_scenes.json").read_text())
     per_target = {t: [r for r in report["rows"] if r["target"] == t] for t in get_args(TargetName)}
     for rows in per_target.values():
-        assert {row["ranker"] for row in rows} >= {"undefended", PATCH_RANKER, "random"}
+        assert {row["ranker"] for row in rows} >= {"undefended", DEFAULT["ranker"], "random"}
         assert all(row["figures"]["clean_exact"]["n"] == 2 for row in rows)
     assert "--scenes 2 --seed 5" in report["command"]
     assert "## refusal" in (tmp_path / "fresh_scenes.md").read_text()

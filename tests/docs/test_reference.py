@@ -13,7 +13,6 @@ import pytest
 from fastapi.routing import APIRoute
 
 from purifier.certified.config import CertifyConfig
-from purifier.defense.config import MaskingConfig
 from purifier.evaluation.config import EvaluationConfig
 from purifier.evaluation.gate import GateLimits
 from purifier.mdlm import registry
@@ -91,7 +90,7 @@ def test_every_setting_of_the_defence_is_described_with_its_default() -> None:
     assert set(described) == set(DefenseRequest.model_fields)
     own = {"enabled": True, "return_saliency": False, "method": "disp"}
     own["certify"] = CertifyConfig().to_dict()
-    for name, value in {**asdict(MaskingConfig()), **own}.items():
+    for name, value in {**asdict(ServerConfig().masking), **own}.items():
         assert json.loads(described[name]) == value, name
 
 
