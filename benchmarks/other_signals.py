@@ -20,8 +20,8 @@ to the first is yes:
 `blur`, `colour jitter`: the same divergence under a change of the whole image.
 
 All look at the first denoising step; a score is that of the answer position where it is largest.
-Attacks and scenes are those of `benchmarks.defense`. Says for every attack how well a score tells
-its triggered requests from its clean ones, beside the score of `fast`, and
+Attacks and scenes are those of `benchmarks.defense`. Says for every attack how well a score
+separates its triggered requests from its clean ones, next to the score of `fast`, and
 writes `docs/results/other_signals.{json,md}`. Finished attacks are kept.
 """
 

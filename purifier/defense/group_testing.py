@@ -8,9 +8,9 @@ where it is larger than a window, no window covers it. So many parts are hidden 
 2. *One window*: if the window that two-stage occlusion verified does nearly as much, it is taken.
 3. *Windows that are enough*: each is shown alone (`shown_alone`); those that share nothing and are
    enough for a token of the answer are candidates together.
-4. *Probes*: random masks, each of which hides most of the image in blocks. What they move is told
-   by knockout (the answer positions alone run again without sight of the blocks' visual tokens) or,
-   with `probing="masking"`, by masking and encoding. A block's effect is the mean divergence of the
+4. *Probes*: random masks, each of which hides most of the image in blocks. What they move is
+   measured by knockout (the answer positions alone run again without sight of the blocks' visual
+   tokens) or, with `probing="masking"`, by masking and encoding. A block's effect is the mean divergence of the
    probes that hid it minus the mean of those that did not. The block with the largest is chosen and
    hidden in all further probes: of several copies the later ones show the more, the more of the
    others are hidden. Blocks chosen first, some at a time, and the borders of the image are
@@ -31,7 +31,7 @@ from torch import Tensor
 from purifier.defense.config import MaskingConfig
 from purifier.defense.first_step import FirstStep, Response, first_step_logits, response_tail
 from purifier.defense.leave_one_out import bounded
-from purifier.defense.shown_alone import apart, gains
+from purifier.defense.shown_alone import ROWS, apart, gains
 from purifier.defense.sites import Encoding, Site
 from purifier.defense.two_stage import (
     Suspects,
@@ -70,9 +70,6 @@ trigger may still be enough later in the answer."""
 
 TRIMS = 3
 """Times that unneeded blocks are given back: which are needed depends on those that are left."""
-
-ROWS = 32
-"""Sequences in one forward pass."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def gains(
         window shown alone than with the whole image masked, at the position where that is most.
         Counted are positions whose likeliest token is the same with the window alone.
     """
+    # The blank is run again, as one row more: its logits are too large to keep for few requests.
     hidden = [torch.ones_like(windows[0]), *~windows]
     found = []
     together = partial(bounded, mdlm=site.mdlm, response=response, rows=ROWS)

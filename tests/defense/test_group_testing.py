@@ -41,7 +41,7 @@ def nothing() -> None:
     """No deadline."""
 
 
-class Told(Search):
+class RuledSearch(Search):
     """A search over an image whose answer moves as a rule says: bool [rows, columns] -> nats."""
 
     rule: Callable[[Tensor], float]
@@ -57,7 +57,7 @@ def search(
     mdlm: LladaV,
     inputs: Inputs,
     rule: Callable[[Tensor], float],
-    kind: type[Told] = Told,
+    kind: type[RuledSearch] = RuledSearch,
     window: tuple[int, float] | None = None,
     **settings: Any,
 ) -> tuple[Tensor, float] | None:
@@ -71,12 +71,12 @@ def search(
     parts = blocks(site.plane(0))
     if window is not None:
         own.exact[window[0]] = window[1]
-    told = kind(site, RESPONSE, config, nothing, steps[0], own, parts, config.seed)
-    object.__setattr__(told, "rule", rule)
-    return told.found(told.blank())
+    ruled = kind(site, RESPONSE, config, nothing, steps[0], own, parts, config.seed)
+    object.__setattr__(ruled, "rule", rule)
+    return ruled.found(ruled.blank())
 
 
-class Unprobed(Told):
+class Unprobed(RuledSearch):
     """A search that has to do without probes."""
 
     def probed(self, probes: Tensor) -> Tensor:
