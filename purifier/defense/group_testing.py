@@ -10,11 +10,11 @@ where it is larger than a window, no window covers it. So many parts are hidden 
    enough for a token of the answer are candidates together.
 4. *Probes*: random masks, each of which hides most of the image in blocks. What they move is
    measured by knockout (the answer positions alone run again without sight of the blocks' visual
-   tokens) or, with `probing="masking"`, by masking and encoding. A block's effect is the mean divergence of the
-   probes that hid it minus the mean of those that did not. The block with the largest is chosen and
-   hidden in all further probes: of several copies the later ones show the more, the more of the
-   others are hidden. Blocks chosen first, some at a time, and the borders of the image are
-   candidates.
+   tokens) or, with `probing="masking"`, by masking and encoding. A block's effect is the mean
+   divergence of the probes that hid it minus the mean of those that did not. The block with the
+   largest is chosen and hidden in all further probes: of several copies the later ones show the
+   more, the more of the others are hidden. Blocks chosen first, some at a time, and the borders of
+   the image are candidates.
 5. *Trimming*: of the candidates the smallest is taken that moves the answer nearly as far as any
    (in step 3: as the blank), and blocks that are not needed for that are given back.
 """
